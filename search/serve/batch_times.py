@@ -12,8 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from search.serve.variants import Variant
 
 if TYPE_CHECKING:
@@ -29,14 +27,12 @@ CALL_TOKENS = 256
 def batched(variant: Variant, model: ExportedModel) -> Variant:
     """`with_batches` of an exported model, on rows as long as its record's; windows of a longer text are full ones."""
     from search.tasks import task_named
-    from spaces.base import read_config
 
     most = int(model.record.config["data"]["max_length"])
     tokens = most if task_named(model.record.recipe.task).slides else min(variant.length, most)
-    inputs = read_config(model.folder)[0].inputs
 
     def took_s(rows: int) -> float:
-        batch = {name: np.full((rows, tokens), name != "token_type_ids", dtype=np.int64) for name in inputs}
+        batch = model.made_up(rows, tokens)
         return median_s(lambda: model.output(batch), 5)
 
     return with_batches(variant, min(max(CALL_TOKENS // tokens, 2), TIMED[-1]), took_s)

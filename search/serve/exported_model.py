@@ -18,6 +18,7 @@ from spaces import build
 from spaces.base import read_config
 from spaces.recipe import Recipe
 from spaces.runtime import Context, Predict
+from spaces.runtimes.padding import PaddedPredict, padded_length
 
 
 class ExportedModel:
@@ -39,6 +40,22 @@ class ExportedModel:
     def output(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The head's raw output (B, ...) for token ids: input_ids and attention_mask, (B, L) int64 each."""
         return self._predict(batch)[self._base.output]
+
+    def made_up(self, rows: int, tokens: int) -> dict[str, np.ndarray]:
+        """A batch (rows, tokens) of one and the same token, for calls that are timed or only prepare."""
+        return {name: np.full((rows, tokens), name != "token_type_ids", dtype=np.int64) for name in self._base.inputs}
+
+    def prepare(self) -> None:
+        """Call a runtime that prepares itself for each length of a row on one row of each.
+
+        The first of these calls takes as long as several, which a service has no time for.
+        """
+        if not isinstance(self._predict, PaddedPredict):
+            return
+        longest = padded_length(int(self.record.config["data"]["max_length"]), self._predict.lengths)
+        for length in self._predict.lengths:
+            if length <= longest:
+                self.output(self.made_up(1, length))
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The result of the transformers pipeline of the task."""

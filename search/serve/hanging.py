@@ -12,12 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from search.serve.exported_model import ExportedModel
 from search.serve.generator import READ, Generator
 from search.serve.variants import UNKNOWN_LENGTH, Variant
-from spaces.base import read_config
 
 #: Seconds that every call may take: a machine that stalls for less is no reason to start a process again.
 LEAST_S = 2.0
@@ -97,12 +94,12 @@ def warmed(model: ExportedModel) -> CallPace | None:
         for _ in model.pieces(FIRST_TEXT, max_new_tokens=2):  # the first token, and a step from one to the next
             pass
         return None
-    workload, inputs = model.record.config["workload"], read_config(model.folder)[0].inputs
+    workload = model.record.config["workload"]
     rows = int(workload["batch"])
     tokens = int(workload["length"]) if isinstance(workload["length"], int) else UNKNOWN_LENGTH
 
     def took(count: int) -> float:
-        batch = {name: np.full((count, tokens), name != "token_type_ids", dtype=np.int64) for name in inputs}
+        batch = model.made_up(count, tokens)
         began = time.perf_counter()
         model.output(batch)
         return time.perf_counter() - began

@@ -17,12 +17,16 @@ Factory = Callable[[Any], Any]
 
 
 def loaded(folder: Path, device: str, prefix_mb: float) -> Any:
-    """An exported model; a language model stores so many MB of prompts, if its cache can be reused."""
+    """An exported model, ready for rows of any length.
+
+    A language model stores so many MB of prompts, if its cache can be reused.
+    """
     from search.serve.generator import Generator
     from search.serve.pipeline import load
     from spaces.generation.prefix import reusable
 
     model = load(folder, device)
+    model.prepare()
     if prefix_mb and isinstance(model, Generator) and reusable(model.program):
         model.reuse_prefixes(prefix_mb)
     return model

@@ -83,13 +83,13 @@ class GraphPredict(TorchPredict):
     def __init__(self, call: Any, base: Base, device: str, lengths: tuple[int, ...], pad: int, record: Any) -> None:
         super().__init__(call, base, device)
         self._per_token = base.per_token
-        self._lengths, self._pad, self._record = lengths, pad, record
+        self.lengths, self._pad, self._record = lengths, pad, record
         self._graphs: dict[tuple[int, int], tuple[dict[str, Tensor], Any, Tensor]] = {}
         self._alone = threading.Lock()
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows, length = batch["input_ids"].shape
-        padded = padded_length(length, self._lengths)
+        padded = padded_length(length, self.lengths)
         with self._alone, torch.inference_mode():
             static, replay, output = self._graph(rows, padded)
             for name, buffer in static.items():

@@ -101,13 +101,13 @@ class OpenVinoPredict:
         self._outputs = [o.get_any_name() for o in model.outputs]
         self._request = core.compile_model(model, "CPU", dict(options)).create_infer_request()
         self._alone = threading.Lock()
-        self._lengths = () if base is None else lengths_of(base, CLOSE_LENGTHS)
+        self.lengths = () if base is None else lengths_of(base, CLOSE_LENGTHS)
         self._pad = 0 if base is None else padding_token(base)
         self._per_token = base is not None and base.per_token
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         length = batch[self._inputs[0]].shape[1]
-        arrays = padded(batch, self._inputs, padded_length(length, self._lengths), self._pad)
+        arrays = padded(batch, self._inputs, padded_length(length, self.lengths), self._pad)
         with self._alone:
             result = self._request.infer(arrays)
             # Copies: the request keeps its buffers.

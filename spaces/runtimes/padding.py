@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,13 @@ LENGTHS = (16, 32, 64, 128, 256, 512)
 #: Lengths for runtimes whose preparation takes as long as a few calls: a row grows by seven tokens
 #: or an eighth at most.
 CLOSE_LENGTHS = (*range(8, 128, 8), *range(128, 256, 16), *range(256, 513, 32))
+
+
+@runtime_checkable
+class PaddedPredict(Protocol):
+    """A prepared model that pads rows to `lengths`, for each of which its first call takes long."""
+
+    lengths: tuple[int, ...]  # ascending
 
 
 def lengths_of(base: Base, lengths: Sequence[int] = LENGTHS) -> tuple[int, ...]:

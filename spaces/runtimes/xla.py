@@ -76,12 +76,12 @@ class XlaPredict:
         self._run = jax.jit(exact)
         self._output, self._per_token = base.output, base.per_token
         self._weights = {name: jax.device_put(_array(tensor), device) for name, tensor in weights.items()}
-        self._inputs, self._lengths, self._pad = base.inputs, lengths_of(base), padding_token(base)
+        self._inputs, self.lengths, self._pad = base.inputs, lengths_of(base), padding_token(base)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         length = batch["input_ids"].shape[1]
         # The arrays follow the weights to their device.
-        arrays = padded(batch, self._inputs, padded_length(length, self._lengths), self._pad, np.int32)
+        arrays = padded(batch, self._inputs, padded_length(length, self.lengths), self._pad, np.int32)
         values = np.asarray(self._run(self._weights, arrays), dtype=np.float32)
         return {self._output: values[:, :length] if self._per_token else values}
 

@@ -33,13 +33,15 @@ def test_a_record_of_two_sizes_is_taken_as_it_is() -> None:
 
 
 def test_an_exported_model_is_timed_on_rows_as_long_as_the_record_s_or_on_full_windows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("spaces.base.read_config", lambda folder: (SimpleNamespace(inputs=("input_ids",)),))
     shapes: list[tuple[int, ...]] = []
 
-    def output(batch: Any) -> np.ndarray:
-        shapes.append(batch["input_ids"].shape)
+    def made_up(rows: int, tokens: int) -> tuple[int, int]:
+        return rows, tokens
+
+    def output(batch: tuple[int, int]) -> np.ndarray:
+        shapes.append(batch)
         time.sleep(0.002)  # whatever the rows: a model that gains by batches
         return np.zeros(1)
 
@@ -50,7 +52,7 @@ def test_an_exported_model_is_timed_on_rows_as_long_as_the_record_s_or_on_full_w
     ):
         shapes.clear()
         record = SimpleNamespace(config={"data": {"max_length": 64}}, recipe=SimpleNamespace(task=task))
-        model: Any = SimpleNamespace(record=record, folder=tmp_path, output=output)
+        model: Any = SimpleNamespace(record=record, folder=tmp_path, output=output, made_up=made_up)
         timed = batched(of((1, 0.01), length=length), model)
         assert set(shapes) == {(rows, tokens) for rows in (1, most)}
         assert [rows for rows, _ in timed.points] == [1, most] and timed.points[1][1] < 0.02

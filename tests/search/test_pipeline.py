@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import families
+import numpy as np
 import pytest
 
 import search
@@ -17,8 +18,10 @@ from search.deliver.export import export_model
 from search.errors import UserError
 from search.front.front import Front
 from search.serve.hanging import warmed
+from search.serve.model_process import loaded
 from search.serve.pipeline import serving_context
 from search.tasks.tokens import frame_of, load_tokenizer
+from spaces import build
 from spaces.base import load_base, write_folder
 
 from . import factory
@@ -133,6 +136,31 @@ def test_the_pace_of_an_exported_model_is_measured_on_the_inputs_that_it_takes(f
     workload = factory.CONFIG["workload"]
     assert pace is not None and (pace.rows, pace.tokens) == (workload["batch"], workload["length"])
     assert 0 < pace.seconds < 5
+
+
+class Padding:
+    """A runtime that prepares itself for each of a few lengths."""
+
+    lengths = (16, 96, 112, 128, 144)
+
+    def __init__(self) -> None:
+        self.met: list[tuple[int, ...]] = []
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert set(batch) == {"input_ids", "attention_mask"} and all((rows == 1).all() for rows in batch.values())
+        self.met.append(batch["input_ids"].shape)
+        return {"logits": np.zeros((1, 2), np.float32)}
+
+
+def test_a_served_model_meets_each_length_of_its_runtime_before_a_request_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, runtime = exported(families.save(tmp_path / "source", "roberta", 3), tmp_path), Padding()
+    monkeypatch.setattr(build, "open_recipe", lambda *_: runtime)
+    loaded(folder, "cpu", 0.0)
+    assert runtime.met == [(1, 16), (1, 96), (1, 112), (1, 128)]
+    search.load(folder)  # a program of one's own is not made to wait
+    assert len(runtime.met) == 4
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:0", "CPU"])
