@@ -101,7 +101,7 @@ class Cold(Generator):
     """A language model whose first call compiles."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls, self._predict = 0, lambda batch: {}  # it prepares itself for no length
 
     def pieces(self, prompt: Any, **sampling: Unpack[Sampling]) -> Iterator[Piece]:
         self.calls += 1
