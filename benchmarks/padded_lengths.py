@@ -3,9 +3,9 @@
     python -m benchmarks.padded_lengths            a minute and a half
     python -m benchmarks.padded_lengths --quick    half of the calls
 
-A model of MiniLM's shape under OpenVINO, at batch 1. Lengths come from the questions with their contexts of the embedded
-example (search/quickstart/question_answering). "first" are the first calls on as many texts, "again" the same calls
-once more, when every length has been met. Memory is the growth of the process over both.
+A model of MiniLM's shape under OpenVINO, at batch 1. Lengths come from the questions with their contexts of the
+embedded example (search/quickstart/question_answering). "first" are the first calls on as many texts, "again" the same
+calls once more, when every length has been met. Memory is the growth of the process over both.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class ExportedModel:
     def prepare(self) -> None:
         """Call a runtime that prepares itself for each length of a row on one row of each.
 
-        The first of these calls takes as long as several, which a service has no time for.
+        The first of these calls takes longer than later ones, which a service has no time for.
         """
         if not isinstance(self._predict, PaddedPredict):
             return

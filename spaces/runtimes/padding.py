@@ -12,8 +12,8 @@ from spaces.heads import head_named
 
 #: Lengths in tokens for runtimes that compile or capture a program for each: few, whatever the padding costs.
 LENGTHS = (16, 32, 64, 128, 256, 512)
-#: Lengths for runtimes whose preparation takes as long as a few calls: a row grows by seven tokens
-#: or an eighth at most.
+#: Lengths for runtimes that prepare themselves quickly, and keep what they have prepared: a row grows by seven tokens or
+#: an eighth at most.
 CLOSE_LENGTHS = (*range(8, 128, 8), *range(128, 256, 16), *range(256, 513, 32))
 
 
