@@ -19,7 +19,7 @@ from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import causal_onnx, onnx
-from spaces.runtimes.padding import CLOSE_LENGTHS, lengths_of, padded, padded_length, padding_token
+from spaces.runtimes.padding import PREPARED_LENGTHS, lengths_of, padded, padded_length, padding_token
 from spaces.runtimes.requirements import require
 
 #: The first release that reads `com.microsoft.MultiHeadAttention` of a graph.
@@ -101,7 +101,7 @@ class OpenVinoPredict:
         self._outputs = [o.get_any_name() for o in model.outputs]
         self._request = core.compile_model(model, "CPU", dict(options)).create_infer_request()
         self._alone = threading.Lock()
-        self.lengths = () if base is None else lengths_of(base, CLOSE_LENGTHS)
+        self.lengths = () if base is None else lengths_of(base, PREPARED_LENGTHS)
         self._pad = 0 if base is None else padding_token(base)
         self._per_token = base is not None and base.per_token
 

@@ -11,10 +11,10 @@ from spaces.base import Base
 from spaces.heads import head_named
 
 #: Lengths in tokens for runtimes that compile or capture a program for each: few, whatever the padding costs.
-LENGTHS = (16, 32, 64, 128, 256, 512)
-#: Lengths for runtimes that prepare themselves quickly, and keep what they have prepared: a row grows by seven tokens or
-#: an eighth at most.
-CLOSE_LENGTHS = (*range(8, 128, 8), *range(128, 256, 16), *range(256, 513, 32))
+COMPILED_LENGTHS = (16, 32, 64, 128, 256, 512)
+#: Lengths for runtimes that prepare themselves quickly, and keep what they have prepared: a row grows by
+#: seven tokens or an eighth at most.
+PREPARED_LENGTHS = (*range(8, 128, 8), *range(128, 256, 16), *range(256, 513, 32))
 
 
 @runtime_checkable
@@ -24,7 +24,7 @@ class PaddedPredict(Protocol):
     lengths: tuple[int, ...]  # ascending
 
 
-def lengths_of(base: Base, lengths: Sequence[int] = LENGTHS) -> tuple[int, ...]:
+def lengths_of(base: Base, lengths: Sequence[int] = COMPILED_LENGTHS) -> tuple[int, ...]:
     """Those of `lengths` that are within the model's positions; () where the model has no padding token and needs one.
 
     A decoder's own classification head reads the last token that is not padding.

@@ -15,7 +15,7 @@ from models import arrays_of, batch_of, logits, subject
 from torch import Tensor
 
 from spaces.runtimes.cuda_graph import GraphPredict
-from spaces.runtimes.padding import LENGTHS, lengths_of, padded_length
+from spaces.runtimes.padding import COMPILED_LENGTHS, lengths_of, padded_length
 
 SHORT = (4, 8, 16)
 
@@ -92,7 +92,7 @@ def test_padded_lengths_stay_within_the_positions_of_the_model() -> None:
     assert lengths_of(base) == (16, 32)  # 40 positions
     assert lengths_of(subject("gpt2").base) == (16, 32)
     wide = replace(base, config={**base.config, "max_position_embeddings": 4096})
-    assert lengths_of(wide) == LENGTHS
+    assert lengths_of(wide) == COMPILED_LENGTHS
 
 
 @pytest.mark.parametrize(("head", "some"), [("native", False), ("mean", True)])

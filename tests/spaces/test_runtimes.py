@@ -23,7 +23,7 @@ from spaces.errors import Infeasible
 from spaces.runtime import Context, Runtime
 from spaces.runtimes import torch_predict
 from spaces.runtimes.openvino import OpenVinoPredict
-from spaces.runtimes.padding import CLOSE_LENGTHS, padded_length
+from spaces.runtimes.padding import PREPARED_LENGTHS, padded_length
 
 CPU = Context(threads=1)
 FP32 = {"precision": "fp32"}
@@ -175,12 +175,12 @@ def test_openvino_meets_few_lengths_and_gives_back_the_rows_as_they_came(
     predict = OpenVinoPredict(tmp_path / "model.onnx", {}, base)
     for length in range(1, 513):
         batch = {"input_ids": np.arange(2 * length, dtype=np.int64).reshape(2, length)}
-        padding = padded_length(length, CLOSE_LENGTHS) - length
+        padding = padded_length(length, PREPARED_LENGTHS) - length
         wanted = batch["input_ids"]
         whole = wanted.sum(1, keepdims=True) + padding * base.config["pad_token_id"]
         assert np.array_equal(predict(batch)["logits"], wanted[..., None] if base.per_token else whole)
         assert 0 <= padding <= max(7, length / 8)
-    assert seen == set(CLOSE_LENGTHS) and len(seen) == 32
+    assert seen == set(PREPARED_LENGTHS) and len(seen) == 32
 
 
 @pytest.mark.parametrize("case", ["roberta", "mpnet", "modernbert"])
