@@ -11,7 +11,7 @@ import numpy as np
 from search.config.model_folder import model_folder, weights_note
 from search.config.schema import RunConfig
 from search.execute.forecast import Trained, forecast, trained
-from search.prepare.data import cutting_tokenizer, numbered_splits
+from search.prepare.data import cutting_tokenizer, generation_config, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.machine import context_of
 from search.prepare.model import describe_model
@@ -49,6 +49,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     tokenizer = cutting_tokenizer(config, folder, base.facts)
     sample = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
     task = task_of(config)
+    generation_config(config, folder)  # raises as a run would
     rows = task.encode(tokenizer, sample, config.data, splits.labels, config.where)
     encoded = rows.encoded
     check_tokens(encoded, sample, "train", config)

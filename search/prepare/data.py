@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from objectives.process import Progress
 from search.config.model_folder import model_folder, weights_note
 from search.config.schema import RunConfig
+from search.errors import UserError
 from search.prepare.model_facts import (
     ModelFacts,
     blaming,
@@ -23,6 +25,9 @@ from search.tasks import Splits, task_of
 from search.tasks.rows import SPLITS
 from search.tasks.tokens import frame_of, load_tokenizer
 from spaces.loading import model_config
+
+#: Where transformers lists the end tokens of a model that generates, which may be more than those of its config.json.
+GENERATION_CONFIG = "generation_config.json"
 
 
 def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progress) -> None:
@@ -50,6 +55,8 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
         rows.write(folder, name)
         progress("reading data", (number + 1) / len(SPLITS))
     tokenizer.save_pretrained(folder / "tokenizer")
+    if (file := generation_config(config, source)) is not None:
+        shutil.copyfile(file, folder / "tokenizer" / file.name)
     paired = task.paired(config.data)
     about = {
         "labels": list(splits.labels),
@@ -74,3 +81,21 @@ def cutting_tokenizer(config: RunConfig, source: Path, facts: ModelFacts) -> Any
     cutting = load_tokenizer(source, config.where("model.name"))
     cutting.model_max_length = longest_row(config, facts)[0]
     return cutting
+
+
+def generation_config(config: RunConfig, source: Path) -> Path | None:
+    """The generation_config.json of the model in `source`; None where it has none, or the task generates nothing.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    file, where = source / GENERATION_CONFIG, config.where("model.name")
+    if not task_of(config).generates or not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{where}: {file.name} in {source} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: {file.name} in {source} must be a JSON object, got {type(content).__name__}")
+    return file

@@ -200,6 +200,7 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
             "objectives: must have prompts of at most workload.prompt (16) tokens",
         ),
         ({"objectives": ["metric", "generate_ms/b2-ldata"]}, "got generate_ms/b2-ldata"),
+        ({"model": {"name": "ending"}}, "model.name: generation_config.json in "),
         ({"space": {"bits": {"int8_blocks": [0, 3]}}}, "space.bits.int8_blocks: must be between 0 and 2, got 3"),
         ({"space": {"bits": {"int8_blocks": "two"}}}, "space.bits.int8_blocks: must be a whole number"),
     ],
@@ -223,6 +224,7 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
         "one token",
         "long prompt",
         "prompts of the data",
+        "generation config",
         "more blocks than there are",
         "a word of blocks",
     ],
@@ -244,6 +246,8 @@ def test_what_cannot_be_used_is_one_clear_error(
     llama(tmp_path / "narrow", vocab_size=20)
     llama(tmp_path / "bare")
     without_special_tokens(tmp_path / "bare")
+    if "generation_config" in wanted:
+        (llama(tmp_path / "ending") / "generation_config.json").write_text("[3]")
     (tmp_path / "words.jsonl").write_text("".join(f'{{"text": "w{i}"}}\n' for i in range(60)), encoding="utf-8")
     tiny.bert(tmp_path / "encoder")
     (tmp_path / "model" / "broken.gguf").write_bytes(b"nothing")
