@@ -21,7 +21,7 @@ from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.report.cache_sentences import slower_caches
 from search.report.plot import BASELINE_COLOUR, FAINT, FRONT_COLOUR, INK, front_svg
-from search.report.text import census, further_metrics, headline, ties_text
+from search.report.text import BITS_A_BYTE, bits_a_byte, census, further_metrics, headline, ties_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -109,6 +109,7 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
     common = (study.metric, *further_metrics(front, study), *time, *counted)
     extra = [name for name in common if name not in names]
     measured = {name for o in front.outcomes for name in o.measurements}
+    bits = any(bits_a_byte(study, number) for number in study.held_out)
 
     def of(name: str) -> Column:
         return Column(title(name), lambda o: _measured(o.measurements.get(name)))
@@ -127,6 +128,7 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
         estimated("x best", "x", lambda o: front.speedup(o, front.best_uncompressed)),
         Column(f"loss ({front.loss_unit})", lambda o: _lost(front, o)),
         Column("test", lambda o: _measured(study.held_out.get(o.number, {}).get(study.metric))),
+        *([Column(BITS_A_BYTE, lambda o: _bits(study, o))] if bits else []),
         *(of(name) for name in extra if name in measured),
         words("place", lambda o: _place(front, o)),
         *([words("noise", lambda o: o.noise)] if any(o.noise for o in front.outcomes) else []),
@@ -143,6 +145,11 @@ def _estimated(estimate: Estimate | None, unit: str) -> Cell:
     low, high = estimate.low, estimate.high
     spread = "" if low == high else f"{low:.2f} to {high:.2f}"
     return Cell(estimate.value, times(estimate) if unit == "x" else quantity(estimate.value, unit), spread)
+
+
+def _bits(study: StudyRecord, outcome: Outcome) -> Cell:
+    bits = bits_a_byte(study, outcome.number)
+    return Cell() if bits is None else Cell(bits, f"{bits:.3f}")
 
 
 def _lost(front: Front, outcome: Outcome) -> Cell:

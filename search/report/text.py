@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FRONT_VERSION = 2
+BITS_A_BYTE = "bits a byte"  # the head of the column of `bits_a_byte`
 
 
 def further_metrics(front: Front, study: StudyRecord) -> list[str]:
@@ -29,6 +30,13 @@ def further_metrics(front: Front, study: StudyRecord) -> list[str]:
     measured = {name for outcome in front.outcomes for name in outcome.measurements}
     columns = {study.metric, *(target.objective for target in front.targets)}
     return [metric.name for metric in metrics() if metric.name in measured - columns]
+
+
+def bits_a_byte(study: StudyRecord, number: int) -> float | None:
+    """Bits per byte of the texts of the test split, comparable between tokenizers; None where there are none."""
+    tested = study.held_out.get(number, {}).get("perplexity")
+    bits: float | None = None if tested is None else tested.conditions.get("bits_per_byte")
+    return bits
 
 
 def rebuild_command(file: str) -> str:
@@ -185,10 +193,11 @@ def table(front: Front, study: StudyRecord) -> Table:
     cache = [A_TOKEN.name] if any(A_TOKEN.name in o.measurements for o in front.members) else []
     names = list(dict.fromkeys([*(t.objective for t in front.targets), *further_metrics(front, study), *cache]))
     heads = [title(name) for name in names]
-    for head in ("trial", *heads, "x eager", "x best", "size", "test", "what"):
+    by_number = {o.number: o for o in (*front.members, *front.uncompressed)}
+    bits = {n: value for n in by_number if (value := bits_a_byte(study, n)) is not None}
+    for head in ("trial", *heads, "x eager", "x best", "size", "test", *([BITS_A_BYTE] if bits else []), "what"):
         rows.add_column(head, justify="left" if head == "what" else "right", overflow="fold")
     named = {o.number: name for name, o in reversed(front.picks.items())}
-    by_number = {o.number: o for o in (*front.members, *front.uncompressed)}
     for outcome in sorted(by_number.values(), key=lambda o: o.value(front.speed.objective)):
         values = outcome.measurements
         tested = study.held_out.get(outcome.number, {}).get(study.metric)
@@ -202,6 +211,7 @@ def table(front: Front, study: StudyRecord) -> Table:
             times(front.speedup(outcome, front.best_uncompressed)),
             text(values["size_mb"]) if "size_mb" in values else "",
             text(tested) if tested else "",
+            *([f"{bits[outcome.number]:.3f}" if outcome.number in bits else ""] if bits else []),
             what.replace("[", r"\["),
             style=None if outcome in front.members else "dim",
         )

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import command
@@ -16,12 +17,16 @@ import search
 
 from .test_causal_lm import llama, questions, texts
 
+#: End tokens of the model; its config.json and its tokenizer know the first alone.
+ENDS = [3, 9]
+
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished search over a tiny Llama that is trained first."""
     folder = tmp_path_factory.mktemp("language")
     llama(folder / "model")
+    (folder / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDS}), encoding="utf-8")
     for seed, (name, count) in enumerate((("train", 240), ("validation", 40), ("test", 40))):
         lines = [json.dumps(row) for row in texts(count, seed)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -87,6 +92,30 @@ def test_questions_are_answered_beside_the_perplexity(searched: Path) -> None:
     assert all("accuracy" in search.load(path).record.measurements for path in members(searched).values())
     output = command.search("front", "found", cwd=searched).succeeded().out
     assert "accuracy" in output and "generation" in output
+
+
+def test_end_tokens_that_only_a_generation_config_lists_end_answers_of_what_is_exported(searched: Path) -> None:
+    """As of chat models, whose turns end with another token than their texts."""
+    for path in members(searched).values():
+        assert json.loads((path / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"] == ENDS
+        model = search.load(path)
+        logits = np.zeros((1, 31), np.float32)
+        logits[0, ENDS[1]] = 1
+        model.program = SimpleNamespace(prefill=lambda ids, mask, logits=logits: (logits, None))
+        *_, last = model.pieces("a film", max_new_tokens=5)
+        assert (last.tokens, last.finish) == (1, "stop")
+
+
+def test_bits_per_byte_stand_beside_the_perplexity_of_the_test_split(searched: Path) -> None:
+    exports = searched / "mlruns" / "exports" / "found"
+    for member in json.loads((exports / "front.json").read_text(encoding="utf-8"))["members"]:
+        tested = member["held_out"]["perplexity"]
+        about = tested["conditions"]
+        expected = math.log2(tested["value"]) * about["tokens"] / about["bytes"]
+        assert about["bits_per_byte"] == pytest.approx(expected)
+        assert f">{expected:.3f}" in (exports / "front.html").read_text(encoding="utf-8")
+    assert ">bits a byte<" in (exports / "front.html").read_text(encoding="utf-8")
+    assert f"{expected:.3f}" in command.search("front", "found", cwd=searched).succeeded().out
 
 
 def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:
