@@ -42,7 +42,7 @@ class Sampling(TypedDict, total=False):
     temperature: float
     top_p: float
     seed: int | None
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     speculation: str | None
 
 
@@ -75,6 +75,7 @@ class Generator(Scorer):
         super().__init__(folder, record, predict, context)
         self.program = self._opened = program
         self._limit = limit
+        self._endless = False  # whether an answer may go on beyond the limit
         self._ends = _end_tokens(folder, self._base.config, self._tokenizer)
         self._turn: Any = threading.Lock()
 
@@ -85,6 +86,8 @@ class Generator(Scorer):
         limit = most_tokens(folder, record, context)
         program = open_program(folder, name, precision, replace(cache, capacity=limit), context)
         generator = cls(folder, record, Unopened(folder, record.recipe, context), context, program, limit)
+        # Tokens attend to what is in the window, whose positions are those within it.
+        generator._endless = cache.kind == "sliding" and cache.sinks + cache.window < limit
         if cache.kind != "static" or name == "onnx":  # every prompt has a cache of its own, there also a static one
             generator._turn = nullcontext()
         return generator
@@ -98,14 +101,14 @@ class Generator(Scorer):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         speculation: str | None = None,
         return_full_text: bool = True,
     ) -> Any:
         """[{"generated_text": ...}]: the prompt and its answer, or a chat with the answer as one more message.
 
         A list of prompts or chats gives a list of such lists. An answer ends at an end token of the model, before a
-        stop string, after `max_new_tokens`, or where the model's context does.
+        stop string, after `max_new_tokens`, or where the model's context does, which a sliding cache goes beyond.
 
         Args:
             batch_size: prompts per call; None: the batch size that the model was measured with.
@@ -127,7 +130,7 @@ class Generator(Scorer):
         options = self._options(max_new_tokens, temperature, top_p, seed, stop, kind)
         if options.speculates and batch_size not in (None, 1):
             raise ValueError(f"speculation needs a batch_size of 1, got {batch_size}")
-        single = isinstance(prompts, str) or is_chat(prompts)
+        single = is_chat(prompts) or not _several(prompts)
         read = [self._prompt(one) for one in ([prompts] if single else prompts)]
         size = 1 if options.speculates else self._size(batch_size)
         answers: dict[int, str] = {}
@@ -140,7 +143,10 @@ class Generator(Scorer):
         return replies[0] if single else replies
 
     def stream(self, prompt: str | Chat, **sampling: Unpack[Sampling]) -> Iterator[str]:
-        """The answer in pieces as they are generated; together they are a call's text. Options and errors as there."""
+        """The answer in pieces as they are generated; together they are a call's text. Options and errors as there.
+
+        A cache of a fixed size holds one answer at a time: until the iterator ends or is closed, other calls wait.
+        """
         return (piece.text for piece in self.pieces(prompt, **sampling) if piece.text)
 
     def pieces(self, prompt: str | Chat, **sampling: Unpack[Sampling]) -> Iterator[Piece]:
@@ -153,7 +159,7 @@ class Generator(Scorer):
 
     def _counted(self, read: Prompt, options: GenerationOptions) -> Iterator[Piece]:
         length = len(read.ids)
-        most = min(options.max_new_tokens, self._limit - length)
+        most = self._room(length, options.max_new_tokens)
         count = 0
         with closing(self._pieces([read], options, [0])) as texts:
             for (text,) in texts:
@@ -196,10 +202,10 @@ class Generator(Scorer):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         speculation: str | None = None,
     ) -> GenerationOptions:
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = _stops(stop)
         recorded = SPECULATION[0] if temperature else build.speculation_of(self.record.recipe)
         kind = recorded if speculation is None else speculation
         options = GenerationOptions(max_new_tokens, temperature, top_p, seed, stops, kind)
@@ -208,8 +214,13 @@ class Generator(Scorer):
         return options
 
     def _prompt(self, prompt: Any) -> Prompt:
+        bounded_by = "context" if self._limit == context_length(self._base.config) else "cache"
         with self._tokenizing:
-            return prompt_of(prompt, self._tokenizer, self.folder, self._limit)
+            return prompt_of(prompt, self._tokenizer, self.folder, self._limit, bounded_by)
+
+    def _room(self, prompt_tokens: int, new_tokens: int) -> int:
+        """How many of `new_tokens` an answer to a prompt of so many tokens can have."""
+        return new_tokens if self._endless else min(new_tokens, self._limit - prompt_tokens)
 
     def _uncut(self, prompts: Sequence[Prompt], numbers: Iterable[int], new_tokens: int) -> Iterator[list[int]]:
         """`numbers` of prompts in batches in which no answer is shorter than alone.
@@ -220,7 +231,7 @@ class Generator(Scorer):
         batches: dict[int, list[int]] = {}
         for number in numbers:
             length = len(prompts[number].ids)
-            batches.setdefault(length if length + new_tokens > self._limit else 0, []).append(number)
+            batches.setdefault(length if self._room(length, new_tokens) < new_tokens else 0, []).append(number)
         yield from batches.values()
 
     def _pieces(
@@ -235,7 +246,7 @@ class Generator(Scorer):
             row[longest - len(prompt.ids) :] = prompt.ids
         seeds = [None if options.seed is None else (options.seed, number) for number in numbers]
         texts = [AnswerText(self._tokenizer, prompt.ids, options.stop, self._ends) for prompt in prompts]
-        steps = min(options.max_new_tokens, self._limit - longest)
+        steps = self._room(longest, options.max_new_tokens)
         if options.speculates:
             chosen = Speculation(self.program)(ids, steps)
         else:
@@ -270,3 +281,15 @@ def _end_tokens(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> froz
     sources = [generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id]
     listed = [one for ids in sources for one in (ids if isinstance(ids, list) else [ids])]
     return frozenset(int(one) for one in listed if one is not None)
+
+
+def _several(value: Any) -> bool:
+    """Whether an argument is several values, and not a string, a mapping or a value of another type."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def _stops(stop: Any) -> tuple[Any, ...]:
+    """The argument `stop` as a tuple; `GenerationOptions` refuses what is neither a string nor several."""
+    if stop is None:
+        return ()
+    return tuple(stop) if _several(stop) else (stop,)

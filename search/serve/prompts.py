@@ -37,8 +37,10 @@ def is_chat(prompt: Any) -> TypeGuard[Chat]:
     return bool(prompt) and isinstance(prompt[0], Mapping)
 
 
-def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int) -> Prompt:
-    """A string or a chat as a prompt of fewer than `limit` tokens; `where` is the folder of the tokenizer.
+def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int, bounded_by: str = "context") -> Prompt:
+    """A string or a chat as a prompt of fewer than `limit` tokens, those of the model's context or of its cache.
+
+    `where` is the folder of the tokenizer.
 
     Raises:
         TypeError: neither a string nor a chat.
@@ -54,7 +56,7 @@ def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int) -> Prompt:
         raise ValueError(f"a prompt must have at least one token, got {prompt!r}")
     if len(ids) >= limit:
         raise ValueError(
-            f"a prompt must have at most {limit - 1} tokens, one less than the model's context, got {len(ids)}"
+            f"a prompt must have at most {limit - 1} tokens, one less than the model's {bounded_by}, got {len(ids)}"
         )
     return Prompt(prompt, ids)
 

@@ -13,8 +13,9 @@ def probabilities(logits: np.ndarray, temperature: float, top_p: float) -> np.nd
     All but the most likely tokens that together reach `top_p` have probability 0 (Holtzman et al. 2020, nucleus
     sampling).
     """
-    scores = logits.astype(np.float64) / temperature
-    distribution: np.ndarray = np.exp(scores - scores.max(-1, keepdims=True))
+    scores = logits.astype(np.float64)
+    with np.errstate(over="ignore"):  # at the lowest temperatures what is less likely is infinitely far from the best
+        distribution: np.ndarray = np.exp((scores - scores.max(-1, keepdims=True)) / temperature)
     distribution /= distribution.sum(-1, keepdims=True)
     if top_p < 1:
         order = np.argsort(-distribution, -1, kind="stable")

@@ -25,12 +25,8 @@ from spaces.generation.speculation import Speculation
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
 
-CONTEXT = 80
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
-    "{{ m.role }}: {{ m.content }}{% if not loop.last or add_generation_prompt %}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
+from .byte_llama import CONTEXT, byte_llama
+
 CHAT = [{"role": "user", "content": "Wie heißt du?"}]
 RECIPE = Recipe("base", "causal-lm", "teacher", (), {}, Step("eager"))
 
@@ -38,22 +34,7 @@ RECIPE = Recipe("base", "causal-lm", "teacher", (), {}, Step("eager"))
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama over bytes, with a chat template."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("llama")
-    tokenizer = families.byte_tokenizer("GPT2Tokenizer")
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4}
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": CONTEXT}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        config = AutoConfig.for_model("llama", vocab_size=257, num_key_value_heads=2, **sizes, **special)
-        model = AutoModelForCausalLM.from_config(config)
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 2 * parameter.shape[-1] ** -0.5)
-        model.save_pretrained(folder)
-    return folder
+    return byte_llama(tmp_path_factory.mktemp("llama"))
 
 
 def opened(folder: Path, original: Path, tokenizer: Any, generation: Mapping[str, Any] | None = None) -> Generator:
@@ -133,7 +114,11 @@ def test_a_fleet_knows_where_the_cache_of_a_model_ends(
     record: Any = SimpleNamespace(recipe=recipe, config={"workload": {"batch": 3}}, conditions={"hardware": {}})
     monkeypatch.setattr("search.serve.fleet.read_exported", lambda folder: record)
     assert windows_of("causal-lm", generator.folder).tokens == tokens
-    assert "".join(Generator.opened(generator.folder, record, Context(threads=1)).stream("x" * (tokens - 1)))
+    model = Generator.opened(generator.folder, record, Context(threads=1))
+    assert "".join(model.stream("x" * (tokens - 1)))
+    held = "cache" if kind == "static" else "context"
+    with pytest.raises(ValueError, match=f"at most {tokens - 1} tokens, one less than the model.s {held}, got"):
+        model("x" * tokens)
 
 
 def test_an_end_token_ends_its_row_alone(generator: Generator, model_folder: Path, tmp_path: Path) -> None:
@@ -232,6 +217,8 @@ def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
         ("Hi", {"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
         ("Hi", {"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
         ("Hi", {"stop": ["a", ""]}, "stop must be a string or several, none of them empty, got ''"),
+        ("Hi", {"stop": 3}, "stop must be a string or several, none of them empty, got 3"),
+        ("Hi", {"stop": b"a"}, "stop must be a string or several, none of them empty, got b.a."),
         ("Hi", {"speculation": "medusa"}, "speculation must be one of none, prompt_lookup, got 'medusa'"),
         (
             "Hi",
@@ -287,5 +274,6 @@ def test_a_nucleus_has_the_fewest_tokens_that_reach_its_share() -> None:
     np.testing.assert_allclose(probabilities(logits, 1.0, 1.0), np.exp(logits))
     np.testing.assert_allclose(probabilities(logits, 1.0, 0.6)[0], [0, 0.5 / 0.85, 0, 0.35 / 0.85])
     np.testing.assert_allclose(probabilities(logits, 0.5, 1.0)[0], np.exp(2 * logits[0]) / np.exp(2 * logits[0]).sum())
+    np.testing.assert_allclose(probabilities(1e3 * logits, 1e-320, 0.9)[0], [0, 1, 0, 0])
     draws = np.array([Sampler(1.0, 0.6, [[seed], [seed]])(logits) for seed in range(300)])
     assert set(draws[:, 0]) == {1, 3} and abs((draws[:, 0] == 1).mean() - 0.5 / 0.85) < 0.1
