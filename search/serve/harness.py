@@ -81,6 +81,8 @@ class Requests:
 
     def _scored(self, context: list[int], answer: list[int]) -> tuple[float, bool]:
         """(log-likelihood of `answer`, whether it is the greedy one)."""
+        if len(answer) >= self._limit:
+            raise ValueError(f"an answer must have at most {self._limit - 1} tokens, got {len(answer)}")
         ids = np.array([(context + answer)[-self._limit :]], dtype=np.int64)
         first = ids.shape[1] - len(answer)
         likelihood = self._model.output({"input_ids": ids, "attention_mask": np.ones_like(ids)})[0, first:].sum()
@@ -98,7 +100,8 @@ class Requests:
 
     def _rolling(self, text: str) -> float:
         windows: Any = importlib.import_module("lm_eval.utils")
-        parts = windows.get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self._limit, 1)
+        # One token less than the context: what is scored is read too, behind the one token that comes before it.
+        parts = windows.get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self._limit - 1, 1)
         pairs = [("", *windows.make_disjoint_window(part)) for part in parts]
         return sum(likelihood for likelihood, _ in self._loglikelihood_tokens(pairs))
 

@@ -108,6 +108,20 @@ def test_tasks_with_local_data_have_the_figures_of_transformers_own_model(
     assert accuracy == pytest.approx(wanted["choose"]["acc_norm,none"]), "data.choices are scored alike"
 
 
+def test_a_text_longer_than_the_context_is_read_in_windows(original: Path, generator: Generator) -> None:
+    pytest.importorskip("lm_eval")
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(original).eval(), AutoTokenizer.from_pretrained(original)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, device="cpu", max_length=63)
+    asked = [SimpleNamespace(args=(text,)) for text in ("x" * 64, " ".join(f"{n} and {n % 7}" for n in range(40)))]
+    ours = generator.harness().loglikelihood_rolling(asked)
+    assert ours == pytest.approx(theirs.loglikelihood_rolling(asked), rel=1e-4)
+    with pytest.raises(ValueError, match="an answer must have at most 63 tokens, got 64"):
+        generator.harness().loglikelihood([SimpleNamespace(args=("Once", "x" * 64))])
+
+
 def test_greedy_answers_are_known_as_such_and_generated(generator: Generator) -> None:
     pytest.importorskip("lm_eval")
     loaded = generator.harness()
