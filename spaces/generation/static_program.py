@@ -37,7 +37,7 @@ class StaticProgram(TorchProgram):
 
     def decode(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
         assert isinstance(cache, StaticCache)
-        cache.require(1)
+        self._require(cache, 1)
         with torch.inference_mode():
             ids = torch.from_numpy(tokens[:, None]).to(self._device)
             number = torch.tensor([cache.length], device=self._device)

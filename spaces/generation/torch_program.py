@@ -17,7 +17,7 @@ from spaces.generation.caches.sliding import SlidingCache
 from spaces.generation.caches.static import Buffers, StaticCache
 from spaces.generation.caches.torch_cache import TorchCache
 from spaces.generation.padding import left_padding
-from spaces.generation.program import CacheSettings, KeysAndValues
+from spaces.generation.program import CacheFullError, CacheSettings, KeysAndValues
 
 #: Tokens of a row that are scored in one call: the logits of each take the vocabulary's size.
 SCORED_PER_ROW = 32
@@ -37,6 +37,8 @@ class TorchCausalModel:
         self._by_layer = kinds is not None and "sliding_attention" in kinds
         windowed = self._by_layer if kinds is not None else True
         self._window: int | None = getattr(config, "sliding_window", None) if windowed else None
+        #: Positions that the model has a table of; None: rotary ones, of any number.
+        self.positions = table_of_positions(model)
 
     def __call__(self, input_ids: Tensor, first: Tensor | int, starts: Tensor, slots: Tensor, cache: Any) -> Tensor:
         """Logits (B, V) float32 after input_ids (B, N), which are tokens number `first` and on.
@@ -128,17 +130,26 @@ class TorchProgram:
     def resume(self, layers: KeysAndValues, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, TorchCache]:
         """See `spaces.generation.program.ResumingProgram`."""
         cache = self.new_cache(torch.zeros(1, dtype=torch.int64, device=self._device))
-        cache.require(input_ids.shape[1])
+        self._require(cache, input_ids.shape[1])
         with torch.inference_mode():
             for layer, (keys, values) in layers.items():
                 cache.update(keys[:, :, :prefix_length], values[:, :, :prefix_length], layer)
             cache.advance(prefix_length)
         return self.read(input_ids[:, prefix_length:], cache)[:, -1], cache
 
+    def _require(self, cache: TorchCache, new: int) -> None:
+        """Raise CacheFullError where the cache has no room, or the model no positions, for `new` more tokens."""
+        cache.require(new)
+        table = self._model.positions
+        if table is not None and cache.length + new > table:
+            longest = cache.length + new - int(cache.starts.min())
+            if longest > table:
+                raise CacheFullError(f"the model has positions for {table} tokens, got {longest}")
+
     def read(self, tokens: np.ndarray, cache: TorchCache, last: int = 1) -> np.ndarray:
         """Read tokens (B, N) into the cache; logits (B, last, V) float32 after each of the last `last` ones."""
         new = tokens.shape[1]
-        cache.require(new)
+        self._require(cache, new)
         with torch.inference_mode():
             ids = torch.from_numpy(tokens).to(self._device)
             try:
@@ -163,6 +174,13 @@ def cache_maker(model: nn.Module, settings: CacheSettings) -> NewCache:
         frequencies = rotary_frequencies(model)
         return lambda starts: SlidingCache(starts, settings.sinks, settings.window, frequencies)
     return DynamicCache
+
+
+def table_of_positions(model: nn.Module) -> int | None:
+    """The number of positions of a model that has a table of them, as GPT-2; None where they are computed."""
+    if getattr(model.base_model, "rotary_emb", None) is not None:
+        return None
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def rotary_frequencies(model: nn.Module) -> Tensor:

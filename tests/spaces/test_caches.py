@@ -45,6 +45,18 @@ def test_a_static_cache_is_full_at_its_capacity_and_says_so() -> None:
         opened.prefill(*prompts((11,)))
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "static", "int8"])
+def test_a_table_of_positions_bounds_a_cache_of_any_kind(kind: str) -> None:
+    """Padding has no position."""
+    opened = program(CacheSettings(kind, capacity=400), "gpt2")
+    ids, mask = (np.pad(one, ((0, 0), (9, 0))) for one in prompts((256, 3)))
+    _, cache = opened.prefill(ids, mask)
+    with pytest.raises(CacheFullError, match="the model has positions for 256 tokens, got 257"):
+        opened.decode(np.array([4, 5]), cache)
+    with pytest.raises(CacheFullError, match="the model has positions for 256 tokens, got 257"):
+        opened.prefill(*prompts((257,)))
+
+
 def test_a_static_cache_is_allocated_once_for_prompts_of_as_many_rows() -> None:
     opened = program(CacheSettings("static", capacity=32))
     first = opened.prefill(*prompts((9,)))[1]

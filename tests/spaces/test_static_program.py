@@ -61,6 +61,13 @@ def test_a_step_beyond_the_capacity_is_refused() -> None:
         opened.decode(np.array([5]), cache)
 
 
+def test_a_step_beyond_the_positions_of_the_model_is_refused() -> None:
+    opened = StaticProgram(causal("gpt2"), CacheSettings("static", capacity=400), "cpu", lambda step: step)
+    _, cache = opened.prefill(*prompts((256,)))
+    with pytest.raises(CacheFullError, match="the model has positions for 256 tokens, got 257"):
+        opened.decode(np.array([5]), cache)
+
+
 @pytest.mark.parametrize(
     ("runtime", "device"),
     [
