@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from search.front.front import Front
 from search.front.outcome import Outcome, Target
 from search.measure.kv_caches import predicted, step_bytes
 from search.report.cache_sentences import kv_cache_lines, slower_caches
+from search.report.page import front_html
+from search.report.text import note
 from search.space.deployments import Deployment
 from search.space.space import Space
 from spaces.axes.cache import CacheKind
@@ -26,6 +29,7 @@ from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
 from spaces.shape import NO_SHAPE
 
+from . import factory
 from .test_causal_lm import llama, texts
 
 INT8 = {"kind": "int8", "recent": 0}
@@ -131,6 +135,18 @@ def test_a_cache_that_is_slower_says_so() -> None:
     assert slower_caches(front) == (
         "the int8 cache of 2 is slower here: 75.0 ms a token, and 60.0 ms with the dynamic cache of 0",
     )
+
+
+def test_the_page_and_the_note_name_slower_caches() -> None:
+    int8 = replace(factory.recipe({"cache": {"kind": "int8"}}), recover={})
+    members = ((factory.baselines()[0], 60.0), (factory.outcome(3, latency=40.0, candidate=int8), 75.0))
+    outcomes = tuple(
+        replace(one, measurements={**one.measurements, TPOT.name: TPOT.measured(ms, (ms * 0.98, ms * 1.02), 64, {})})
+        for one, ms in members
+    )
+    front = Front(factory.TARGETS, outcomes)
+    for report in (front_html(front, factory.study(front)), note(front, factory.study(front))):
+        assert "the int8 cache of 3 is slower here: 75.0 ms a token" in report
 
 
 def test_of_layers_that_are_not_known_the_bytes_of_a_token_are_said_to_be_unknown(tmp_path: Path) -> None:
