@@ -9,13 +9,15 @@ from pathlib import Path
 import command
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from search.cli.main import main
 from search.config import model_folder
-from search.config.gguf import quantised_note
+from search.config.gguf import dequantised, quantised_note
 from search.config.load import load_config
 from search.deliver.best_config import plain_json, schema
 from search.deliver.study_attributes import NOTHING_FINAL, record_of
+from search.errors import UserError
 from search.prepare.data import prepare_data
 from search.prepare.model import describe_model
 from search.report.page import front_html
@@ -43,6 +45,68 @@ def gguf_file(path: Path, *types: str) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def llama_gguf(path: Path) -> np.ndarray:
+    """A GGUF file of a random Llama over bytes, its token table in 8 bits; returns that table."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    tokens = ["<|endoftext|>", *bytes_to_unicode().values(), "ab"]
+    writer, rng = gguf.GGUFWriter(path, "llama"), np.random.default_rng(0)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] + [1] * (len(tokens) - 1))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    table = gguf.quants.quantize(rng.normal(size=(len(tokens), 32)).astype(np.float32), kind)
+    writer.add_tensor("token_embd.weight", table, raw_dtype=kind)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(32, np.float32))
+    sizes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    for name, size in (sizes | {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}).items():
+        writer.add_tensor(f"blk.0.{name}.weight", rng.normal(size=size).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read: np.ndarray = gguf.quants.dequantize(table, kind)
+    return read
+
+
+def test_a_file_becomes_a_folder_of_its_weights_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
+    table = llama_gguf(tmp_path / "tiny.gguf")
+    folder = dequantised(tmp_path, "tiny.gguf", "model.gguf_file")
+    weights = load_file(folder / "model.safetensors")
+    np.testing.assert_array_equal(weights["model.embed_tokens.weight"], table)
+    assert "lm_head.weight" not in weights, "the table is the output matrix too"
+    assert AutoTokenizer.from_pretrained(folder)("abc")["input_ids"] == [257, 67]
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert dequantised(tmp_path, "tiny.gguf", "model.gguf_file") == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_file_that_ends_early_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
+    llama_gguf(tmp_path / "whole.gguf")
+    content = (tmp_path / "whole.gguf").read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"model\.gguf_file: cut\.gguf cannot be read: "):
+        dequantised(tmp_path, "cut.gguf", "model.gguf_file")
+    assert not list((tmp_path / "hub" / "dequantised").iterdir())
 
 
 def test_types_of_a_quantised_file_are_named_with_their_shares(tmp_path: Path) -> None:
