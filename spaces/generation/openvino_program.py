@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from spaces.generation.openvino_graph import stateful_model
 from spaces.generation.openvino_operators import MASK
 from spaces.generation.openvino_translation import BEAM
 from spaces.generation.padding import left_padding
-from spaces.generation.program import CacheFullError
+from spaces.generation.program import CacheFullError, KeysAndValues
 
 OPENVINO_CACHES = ("dynamic",)
 #: Added to the score of a key that a query does not see. A finite number: padding sees no key, and the mean of all
@@ -93,6 +94,8 @@ class StatefulCache:
 class OpenVinoProgram:
     """Generation over the state of a request: a step appends its keys and values to it in place."""
 
+    rewinds = True
+
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.model = StatefulModel(path, "logits", config)
         facts = self.model.facts
@@ -107,18 +110,57 @@ class OpenVinoProgram:
         """As `spaces.generation.program.Program` says."""
         return self._read(tokens[:, None], cache)
 
-    def _read(self, ids: np.ndarray, cache: StatefulCache) -> np.ndarray:
-        """Logits (B, V) after the last of these tokens (B, L)."""
+    def extend(self, tokens: np.ndarray, cache: StatefulCache) -> np.ndarray:
+        """As `spaces.generation.program.RewindingProgram` says."""
+        return self._read(tokens, cache, np.arange(tokens.shape[1]))[None]
+
+    def truncate(self, cache: StatefulCache, length: int) -> None:
+        """As `spaces.generation.program.RewindingProgram` says; the state is read and written."""
+        self._begin(cache, self.stored(cache), length)
+
+    def stored(self, cache: StatefulCache) -> KeysAndValues:
+        """As `spaces.generation.program.ResumingProgram` says."""
+        states = {state.name: state for state in cache.request.query_state()}
+        return {
+            index: (np.array(_of(states, index, "key").state.data), np.array(_of(states, index, "value").state.data))
+            for index in range(len(self.model.facts.keys))
+        }
+
+    def resume(
+        self, layers: KeysAndValues, prefix_length: int, input_ids: np.ndarray
+    ) -> tuple[np.ndarray, StatefulCache]:
+        """As `spaces.generation.program.ResumingProgram` says."""
+        cache = StatefulCache(self.model.request(), np.zeros(1, np.int64), self._bytes_a_token)
+        self._begin(cache, layers, prefix_length)
+        return self._read(input_ids[:, prefix_length:], cache), cache
+
+    def _begin(self, cache: StatefulCache, layers: KeysAndValues, length: int) -> None:
+        """Make the first `length` tokens of these keys and values all that the cache holds."""
+        import openvino
+
+        states = {state.name: state for state in cache.request.query_state()}
+        for index, pair in layers.items():
+            for part, array in zip(("key", "value"), pair, strict=True):
+                _of(states, index, part).state = openvino.Tensor(np.ascontiguousarray(array[:, :, :length]))
+        cache.length = length
+
+    def _read(self, ids: np.ndarray, cache: StatefulCache, wanted: np.ndarray | None = None) -> np.ndarray:
+        """Logits (B, V) after the last of these tokens (B, L); (R, V) after those `wanted` (R,) of the only row."""
         rows, new = ids.shape
         table = self.model.facts.positions
         if table is not None and cache.length + new - int(cache.starts.min()) > table:
             raise CacheFullError(
                 f"the model has positions for {table} tokens, got {cache.length + new - int(cache.starts.min())}"
             )
-        last = np.arange(1, rows + 1) * new - 1
-        logits = self.model.run(cache.request, ids, cache.starts, cache.length, rows=last)
+        places = np.arange(1, rows + 1) * new - 1 if wanted is None else wanted
+        logits = self.model.run(cache.request, ids, cache.starts, cache.length, rows=places)
         cache.length += new
         return logits
+
+
+def _of(states: Mapping[str, Any], index: int, part: str) -> Any:
+    """The state of the keys ("key") or the values ("value") of a block."""
+    return next(state for name, state in states.items() if name.startswith(f"past.{index}.{part}"))
 
 
 class OpenVinoScores(GraphScores):

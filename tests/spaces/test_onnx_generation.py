@@ -46,9 +46,12 @@ def test_greedy_output_is_that_of_generate(name: str, runtime: str, opened: Call
         np.testing.assert_allclose(program.prefill(ids, mask)[0], logits(case.model, ids, mask)[:, -1], atol=2e-5)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", CASES)
-def test_a_shared_beginning_is_read_once_and_changes_no_output(name: str, opened: Callable[[str], Opened]) -> None:
-    program = opened(name).program(precision="fp32")
+def test_a_shared_beginning_is_read_once_and_changes_no_output(
+    name: str, runtime: str, opened: Callable[[str], Opened]
+) -> None:
+    program = opened(name).program(runtime=runtime, precision="fp32")
     prefixes = PrefixProgram(program, 10**6)
     whole = prompts(20)[0]
     for length, end in ((20, 0), (12, 8), (12, 1), (20, 0)):

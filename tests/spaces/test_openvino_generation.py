@@ -24,6 +24,7 @@ from opened_graphs import (
 
 from spaces.errors import Infeasible
 from spaces.generation.program import open_program
+from spaces.generation.speculation import Speculation
 from spaces.runtimes import openvino
 
 
@@ -69,6 +70,20 @@ def test_openvino_multiplies_by_integers_and_attends_over_its_state(
     for node in attentions:
         read = [kind(node.input_value(index).get_node()) for index in range(node.get_input_size())]
         assert read.count("MemoryInput") == 2
+
+
+@openvino_here
+def test_rejected_tokens_are_taken_out_of_the_state(opened: Callable[[str], Opened]) -> None:
+    program, (ids, mask) = opened("llama").program(runtime="openvino", precision="fp32"), prompts(9)
+    expected = answers(program, ids, mask)
+    _, cache = program.prefill(ids, mask)
+    program.extend((expected[:, :6] + 1) % 90, cache)
+    program.truncate(cache, 9)
+    logits = program.extend(expected[:, :-1], cache)
+    np.testing.assert_array_equal(logits.argmax(-1), expected[:, 1:])
+    assert cache.length == 9 + NEW - 1
+    speculated = np.concatenate(list(Speculation(program)(ids, NEW)))
+    np.testing.assert_array_equal(speculated, expected[0])
 
 
 def test_openvino_that_is_not_installed_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
