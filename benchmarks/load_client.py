@@ -25,6 +25,7 @@ from typing import Any
 PATIENCE_S = 30.0
 
 Reply = tuple[float, int, float, str]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Connections:
@@ -33,7 +34,7 @@ class Connections:
     def __init__(self, port: int, path: str) -> None:
         self._port = port
         self._head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[Streams] = []
 
     async def send(self, body: str) -> tuple[int, str]:
         """(status, text) of the reply; status 0: none came."""
@@ -41,7 +42,7 @@ class Connections:
         head = f"{self._head}Content-Length: {len(content)}\r\n\r\n".encode()
         try:
             async with asyncio.timeout(PATIENCE_S):
-                reader, writer = self._idle.pop() if self._idle else await self._opened()
+                reader, writer = self._kept() or await self._opened()
                 writer.write(head + content)
                 answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                 length = int(answer.partition("content-length:")[2].partition("\r\n")[0])
@@ -52,7 +53,16 @@ class Connections:
             self._idle.append((reader, writer))
         return int(answer.split(" ", 2)[1]), text
 
-    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    def _kept(self) -> Streams | None:
+        """The connection that was used last, if it is open: a service closes those that are silent for long."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not (reader.at_eof() or writer.is_closing()):
+                return reader, writer
+            writer.close()
+        return None
+
+    async def _opened(self) -> Streams:
         return await asyncio.open_connection("127.0.0.1", self._port)
 
 

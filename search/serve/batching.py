@@ -15,10 +15,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from search.serve.admission import TIGHT, AdmissionMargin
 from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
 from search.serve.variants import Variant, useful_batch
@@ -53,6 +55,7 @@ class Request:
     payload: Any = None
     failures: int = 0
     withdrawn: bool = False  # nobody waits for it any more
+    tight: bool = False  # taken with little time to spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Batcher:
         self._buckets: dict[int, deque[Request]] = {length: deque() for length in limits.lengths}
         self._running: set[RequestBatch] = set()
         self._expired: list[Request] = []
+        self._margin = AdmissionMargin()
         self._rate, self._rate_at_s = 0.0, 0.0
 
     @property
@@ -96,6 +100,11 @@ class Batcher:
     def running(self) -> int:
         """The number of batches that are being computed."""
         return len(self._running)
+
+    @property
+    def margin(self) -> float:
+        """The factor of the margin that a request must have to be taken (`AdmissionMargin`)."""
+        return self._margin.factor
 
     def rate(self, now_s: float) -> float:
         """The current rate of arrivals in requests per second."""
@@ -156,6 +165,7 @@ class Batcher:
                 self.controller.healthy(batch.variant.number)
             self.served += len(batch.requests)
             self.late += sum(request.deadline_s < now_s for request in batch.requests)
+            self._learn(batch.requests, now_s)
             return ()
         self.controller.failed(batch.variant, now_s, error)
         for request in batch.requests:
@@ -206,12 +216,21 @@ class Batcher:
         if company > 1:  # one row is always within the limit
             company = min(company, backlog.batch_limit(times, fastest, padded))
         own = times.expected_s(fastest, company, padded)
-        # 99 % are in time: calls vary independently of each other, so that their variances add up.
+        # Calls vary independently of each other, so that their variances add up.
         calls += [(1, batch.done_s - batch.started_s) for batch in self._running]
         squares = own**2 + sum(number * seconds**2 for number, seconds in calls) / self.workers**2
         spread = (times.tail(fastest) - 1.0) * math.sqrt(squares)
-        over = now_s + drain + own + spread - request.deadline_s
-        return Refusal("over capacity", over) if over > 0 else None
+        # With nothing before it there is no capacity to be over: it may be in time, if it is expected to be.
+        needed = self._margin.needed_s(drain + own, spread if calls else 0.0)
+        left = request.deadline_s - now_s
+        request.tight = needed > TIGHT * left
+        return Refusal("over capacity", needed - left) if needed > left else None
+
+    def _learn(self, requests: Iterable[Request], now_s: float) -> None:
+        """Adjust the margin by tight requests that end now, in time or not."""
+        for request in requests:
+            if request.tight:
+                self._margin.learn(request.deadline_s < now_s)
 
     def _drop_hopeless(self, now_s: float) -> None:
         """Drop requests that have expired, or that even the fastest variant would answer too late."""
@@ -228,6 +247,7 @@ class Batcher:
                 self._buckets[length] = deque(r for r in bucket if r.deadline_s >= now_s + needed)
                 self._expired += gone
                 self.dropped += len(gone)
+                self._learn(gone, math.inf)
 
     def _due_at(self, length: int, now_s: float) -> float:
         """When the bucket's next batch starts if a worker is free."""

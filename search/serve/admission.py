@@ -1,0 +1,36 @@
+"""The margin that a request must have to be taken, learnt from the requests that were taken before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Share of the taken requests that may miss their deadline.
+MISSES = 0.01
+#: A request is tight where its expected time and the margin fill more than this share of the time it has. Only these
+#: teach: a short queue is served by slower variants, and says nothing of a long one.
+TIGHT = 0.5
+#: Change of the factor per tight request that misses its deadline; those in time take back as much at `MISSES`.
+RATE = 0.2
+#: The largest factor: a machine that stalls for a while must not close the service.
+MOST = 4.0
+
+
+@dataclass(slots=True)
+class AdmissionMargin:
+    """The margin is `factor` times the predicted spread of the time until a request is answered.
+
+    The factor follows the share of tight requests that miss their deadline, so that in the long run it is `MISSES`:
+    stochastic approximation of a quantile (Robbins and Monro 1951). At 1 predictions are right, and calls vary
+    independently of each other. It rises where they are too short or calls are slow together, and falls where the
+    service is better than predicted.
+    """
+
+    factor: float = 1.0
+
+    def needed_s(self, expected_s: float, spread_s: float) -> float:
+        """The time a request must have: what is expected and the margin, in seconds."""
+        return expected_s + self.factor * spread_s
+
+    def learn(self, missed: bool) -> None:
+        """Record a tight request that was answered, or that missed its deadline."""
+        self.factor = min(max(self.factor + RATE * (missed - MISSES), 0.0), MOST)

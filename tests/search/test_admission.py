@@ -1,0 +1,84 @@
+"""Which requests are taken: as many as are answered in time, and hardly any that are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from search.serve import admission
+from search.serve.admission import MISSES, MOST, AdmissionMargin
+from search.serve.batching import Batcher, Limits, Request
+from search.serve.controller import Controller
+from search.serve.policy import BacklogFit
+from search.serve.variants import Variant
+from tests.worlds.arrivals import Arrivals
+from tests.worlds.serving import Machine, Result, simulate
+
+SLO_S = 0.1
+#: Calls of 5 and 20 ms on one row; larger batches gain nothing.
+FRONT = tuple(
+    Variant(number, quality, 1.0 - quality, ((1, seconds), (8, 8 * seconds)), 32, 1.3)
+    for number, quality, seconds in ((1, 0.7, 0.005), (2, 0.8, 0.02))
+)
+
+
+def overloaded(stalls: float) -> Result:
+    """Five times what the fastest variant serves; `stalls`: share of the calls that take three times as long."""
+    machine = Machine(seed=1, speed=(1.0, 1.0), variant_sd=0.0, stall=(stalls, 3.0))
+    times = np.cumsum(np.random.default_rng(0).exponential(0.001, 20_000))
+    arrivals = Arrivals(times, np.full(len(times), 32))
+    return simulate(arrivals, FRONT, BacklogFit(), Limits(slo_s=SLO_S), machine)
+
+
+def in_time(result: Result) -> float:
+    """Share of the taken requests."""
+    return result.in_time / (result.offered - result.refused)
+
+
+@pytest.mark.parametrize("stalls", [0.0, 0.05, 0.15])
+def test_of_the_taken_99_percent_are_in_time_however_much_calls_vary(stalls: float) -> None:
+    result = overloaded(stalls)
+    assert in_time(result) >= 0.98
+    # Nothing is gained by refusing more: the machine is never idle.
+    assert result.in_time * 0.005 * (1 + 2 * stalls) >= 0.95 * 20.0
+
+
+def test_without_learning_the_margin_does_not_suffice_where_calls_vary_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "RATE", 0.0)
+    assert in_time(overloaded(0.15)) < 0.98
+
+
+def test_the_margin_follows_the_share_of_misses_within_bounds() -> None:
+    margin = AdmissionMargin()
+    for _ in range(1000):
+        for missed in [True, *[False] * round(1 / MISSES - 1)]:
+            margin.learn(missed)
+    assert margin.factor == pytest.approx(1.0, abs=0.01)
+    for missed, end in ((False, 0.0), (True, MOST)):
+        for _ in range(10_000):
+            margin.learn(missed)
+        assert margin.factor == end
+    assert margin.needed_s(1.0, 0.5) == 1.0 + MOST * 0.5
+
+
+def test_an_idle_service_takes_what_it_expects_to_answer_in_time() -> None:
+    """Its 99th percentile is beyond the deadline, but there is no capacity to be over."""
+    varying = tuple(replace(variant, tail=5.0) for variant in FRONT)
+    queue = Batcher(Controller(varying, BacklogFit()), Limits(slo_s=SLO_S))
+    assert queue.offer(Request(32, 0.0, 0.01), 0.0) is None
+    refusal = queue.offer(Request(32, 0.0, 0.0141), 0.0)  # two calls of 5 ms, which vary
+    assert refusal is not None and refusal.reason == "over capacity"
+    assert queue.offer(Request(32, 0.0, 1.0), 0.0) is None
+
+
+def test_requests_with_time_to_spare_teach_nothing() -> None:
+    queue = Batcher(Controller(FRONT, BacklogFit()), Limits(slo_s=SLO_S))
+    for number in range(100):
+        assert queue.offer(Request(32, number, number + SLO_S), number) is None
+        batch = queue.next_batch(number)
+        assert batch is not None
+        queue.finish(batch, number + 2 * SLO_S)  # late, by a stall
+    before = queue.margin
+    assert before == 1.0
