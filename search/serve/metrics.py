@@ -68,6 +68,7 @@ class _State:
     def collect(self) -> Iterator[Metric]:
         service = self._service
         waiting = GaugeMetricFamily(_name("queue_length"), "rows that wait", labels=["task"])
+        margin = GaugeMetricFamily(_name("admission_margin"), "factor of the predicted spread", labels=["task"])
         totals = {
             name: CounterMetricFamily(_name(name), text, labels=["task"])
             for name, text in (
@@ -82,16 +83,17 @@ class _State:
         serving = GaugeMetricFamily(_name("variant_serving"), "1: it serves", labels=["task", "variant"])
         for task, fleet in service.fleets.items():
             state = fleet.dispatcher.look(
-                lambda b: (b.waiting, b.served, b.late, b.refused, b.dropped, b.controller.switch_count)
+                lambda b: (b.waiting, b.served, b.late, b.refused, b.dropped, b.controller.switch_count, b.margin)
             )
             waiting.add_metric([task], state[0])
-            for family, value in zip(totals.values(), state[1:], strict=True):
+            margin.add_metric([task], state[-1])
+            for family, value in zip(totals.values(), state[1:-1], strict=True):
                 family.add_metric([task], value)
             restarts.add_metric([task], fleet.workers.restarts if fleet.workers is not None else 0)
             now = fleet.serving
             for variant in fleet.variants:
                 serving.add_metric([task, fleet.name(variant.number)], float(variant.number == now))
-        yield waiting
+        yield from (waiting, margin)
         yield from totals.values()
         yield restarts
         yield serving
