@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.served import Bodies, Question, Reply, Served, questions
-from search.serve.batching import Limits
+from search.serve.batching import CLOSE_LENGTHS, Limits, limits_for
 from search.serve.fleet import windows_of
 from search.serve.policy import Policy
 from search.serve.variants import Variant, from_front, hull
@@ -86,8 +86,9 @@ class Bench:
         return asked[: len(replies)], replies
 
     def tokens(self, asked: Sequence[Question]) -> np.ndarray:
-        """The tokens (N,) of questions as the service counts and pads them."""
-        return np.asarray([self.limits.padded(self.windows.length(one.question, one.context)) for one in asked])
+        """The tokens (N,) of questions, as a service counts them whose batches gain nothing."""
+        close = replace(self.limits, lengths=CLOSE_LENGTHS)
+        return np.asarray([close.padded(self.windows.length(one.question, one.context)) for one in asked])
 
     @property
     def seconds(self) -> float:
@@ -137,7 +138,8 @@ class Bench:
         replies = served.load(bodies, at_s=arrivals.times_s.tolist()).replies()
         rows = Arrivals(arrivals.times_s, self.tokens(asked))
         machine = Machine(speed=(1.0, 1.0), variant_sd=0.0, dispatch_s=0.0)
-        simulated = simulate(rows, measured, policy, self.limits, machine).attainment
+        limits = limits_for(measured, self.limits)
+        simulated = simulate(rows, measured, policy, limits, machine).attainment
         return replace(figures(asked, replies, self.slo_ms), simulated=simulated)
 
 

@@ -38,7 +38,7 @@ from benchmarks import header, real_service
 from benchmarks.served_front import Bench
 from benchmarks.stages import Results, StageResult, join, table
 from benchmarks.stages import promises as promises_of
-from search.serve.batching import Limits
+from search.serve.batching import Limits, limits_for
 from search.serve.policy import BacklogFit, Fixed, Policy
 from search.serve.variants import Variant, from_front, hull
 from tests.worlds.arrivals import SHAPES, Arrivals, made_up_trace, read_trace, scaled, shaped
@@ -168,6 +168,7 @@ def simulation(arguments: argparse.Namespace, trace: Arrivals) -> StageResult:
     """All policies in the simulation."""
     limits = Limits(slo_s=arguments.slo_ms / 1e3)
     variants = hull(from_front(json.loads(arguments.front.read_text())), limits.max_batch)
+    limits = limits_for(variants, limits)
     seeds = arguments.seeds or (2 if arguments.quick else 10)
     loads = arguments.loads or (QUICK_LOADS if arguments.quick else LOADS)
     cases = [*(f"trace {load:g}x" for load in loads), *SHAPES]

@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -25,8 +25,10 @@ from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
 from search.serve.variants import Variant, useful_batch
 
-#: Beyond 512 tokens a row is several windows of a long context.
+#: Tokens by which rows are grouped into batches. Beyond 512 a row is several windows of a long context.
 LENGTHS = (16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
+#: Tokens where each row is a call of its own: a call's expected time is then that of its row, within an eighth.
+CLOSE_LENGTHS = tuple(step * 2**power // 8 for power in range(4, 14) for step in range(8, 16)) + (16384,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,15 @@ class Limits:
     def padded(self, length: int) -> int:
         """The bucket of a row of `length` tokens, to which it is padded; the last one for longer rows."""
         return self.lengths[min(bisect_left(self.lengths, length), len(self.lengths) - 1)]
+
+
+def limits_for(variants: Sequence[Variant], limits: Limits) -> Limits:
+    """`limits` with close lengths where no variant gains by batches of two rows or more.
+
+    A group of rows then only blurs their times: with a row of 130 tokens taken for one of 256 twice the time is kept.
+    """
+    gaining = any(useful_batch(v, v.length, limits.max_batch) > 1 for v in variants)
+    return limits if gaining else replace(limits, lengths=CLOSE_LENGTHS)
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +141,7 @@ class Batcher:
     def next_batch(self, now_s: float) -> RequestBatch | None:
         """The batch for a free worker, without expired requests; None where none is due."""
         self._drop_hopeless(now_s)
-        due = [length for length in self._buckets if self._due_at(length, now_s) <= now_s]
+        due = [length for length, bucket in self._buckets.items() if bucket and self._due_at(length, now_s) <= now_s]
         if not due:
             return None
         length = min(due, key=lambda length: self._buckets[length][0].deadline_s)
@@ -186,7 +197,7 @@ class Batcher:
 
         Where every variant is out, a batch is due when the first of them is tried again.
         """
-        due = min((self._due_at(length, now_s) for length in self._buckets), default=math.inf)
+        due = min((self._due_at(n, now_s) for n, bucket in self._buckets.items() if bucket), default=math.inf)
         ends = min((r.deadline_s for bucket in self._buckets.values() for r in islice(bucket, 1)), default=math.inf)
         return min(max(due, self.controller.back_at(now_s)), ends)
 
@@ -250,10 +261,8 @@ class Batcher:
                 self._learn(gone, math.inf)
 
     def _due_at(self, length: int, now_s: float) -> float:
-        """When the bucket's next batch starts if a worker is free."""
+        """When the next batch of a bucket that is not empty starts if a worker is free."""
         bucket = self._buckets[length]
-        if not bucket:
-            return math.inf
         # Waiting pays only where another request is expected meanwhile, and some variant gains by a larger batch.
         wait = self.limits.max_wait_s if self.rate(now_s) * self.limits.max_wait_s >= 1.0 else 0.0
         if wait and len(bucket) >= self._useful(length):

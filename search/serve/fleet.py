@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from search.deliver.read_exported import check_member, read_exported
 from search.errors import UserError, unknown
 from search.serve.batch_times import batched
-from search.serve.batching import Batcher, Limits
+from search.serve.batching import Batcher, Limits, limits_for
 from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, Run
 from search.serve.policy import BacklogFit
@@ -88,9 +88,10 @@ class Fleet:
         workers: Workers | None = None,
     ) -> None:
         self.windows, self.workers = windows or WindowSettings(), workers
-        self.task, self.study, self.metric, self.limits = task, study, quality, limits
+        self.task, self.study, self.metric = task, study, quality
         self.answers = answers
         self.variants = tuple(variants)
+        self.limits = limits = limits_for(self.variants, limits)
         self.controller = Controller(self.variants, BacklogFit())
         self.dispatcher = Dispatcher(Batcher(self.controller, limits), [row_errors_apart(answers)])
         if workers is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from search.serve import admission
 from search.serve.admission import MISSES, MOST, AdmissionMargin
-from search.serve.batching import Batcher, Limits, Request
+from search.serve.batching import Batcher, Limits, Request, limits_for
 from search.serve.controller import Controller
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant
@@ -82,3 +82,20 @@ def test_requests_with_time_to_spare_teach_nothing() -> None:
         queue.finish(batch, number + 2 * SLO_S)  # late, by a stall
     before = queue.margin
     assert before == 1.0
+
+
+def test_rows_of_their_own_are_expected_to_take_as_long_as_they_are() -> None:
+    """With a row of 130 tokens taken for one of 256 half of the queue is refused."""
+    limits = limits_for(FRONT, Limits(slo_s=SLO_S))
+    for length in range(16, 16_000, 7):
+        assert length <= limits.padded(length) <= 1.125 * length
+    counts = []
+    for given in (limits, Limits(slo_s=SLO_S)):
+        queue = Batcher(Controller(FRONT, BacklogFit()), given)
+        counts.append(sum(queue.offer(Request(130, 0.0, SLO_S), 0.0) is None for _ in range(100)))
+    assert counts[0] > 1.5 * counts[1] > 0
+
+
+def test_rows_that_gain_by_company_are_grouped() -> None:
+    gaining = (replace(FRONT[0], points=((1, 0.005), (8, 0.01))), FRONT[1])
+    assert limits_for(gaining, Limits()) == Limits()
