@@ -74,7 +74,7 @@ def policies(bench: Bench, trace: Arrivals) -> StageResult:
 def overhead(bench: Bench, trace: Arrivals) -> StageResult:
     """What the service adds to the fastest variant, one question at a time, and in which of its parts."""
     number = bench.variants[0].number
-    alone, through, inside, model = list[float](), list[float](), list[float](), list[float]()
+    alone, through, stages = list[float](), list[float](), list[dict[str, float]]()
     bare = BareModel(bench.export / "models" / str(number))
     try:
         with bench.served() as served:
@@ -87,22 +87,26 @@ def overhead(bench: Bench, trace: Arrivals) -> StageResult:
                 sent = served.load(bodies, callers=1, seconds=30).replies()
                 times = bare.ms(taken[: len(sent)])
                 answered = [(reply, ms) for reply, ms in zip(sent, times, strict=True) if reply.status == 200]
-                replies = [reply for reply, _ in answered]
                 alone += [ms for _, ms in answered]
-                through += [reply.ms for reply in replies]
-                inside += [reply.fields["milliseconds"]["total"] for reply in replies]
-                model += [reply.fields["milliseconds"]["model"] for reply in replies]
+                through += [reply.ms for reply, _ in answered]
+                stages += [reply.fields["milliseconds"] for reply, _ in answered]
     finally:
         bare.close()
 
-    def added(longer: Sequence[float], shorter: Sequence[float]) -> float:
-        return float(np.median(np.subtract(longer, shorter)))
+    def added(longer: Sequence[float], *shorter: Sequence[float]) -> float:
+        return float(np.median(np.subtract(longer, np.sum(shorter, axis=0))))
 
+    inside, answer, wait, model, store = (
+        [one[name] for one in stages] for name in ("total", "answer", "wait", "model", "store")
+    )
     values = {
         "alone, ms": float(np.median(alone)),
         "added, ms": added(through, alone),
         "model in the service, ms": added(model, alone),
         "service beside the model, ms": added(inside, model),
+        "of it until a worker begins, ms": float(np.median(wait)),
+        "of it from the worker's end, ms": added(answer, wait, model),
+        "of it storing, ms": float(np.median(store)),
         "connection, HTTP and client, ms": added(through, inside),
     }
     promise = header.Promise("idle: the service adds, ms", values["added, ms"], high=2)
