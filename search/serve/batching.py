@@ -28,7 +28,7 @@ from search.serve.variants import Variant, useful_batch
 #: Tokens by which rows are grouped into batches. Beyond 512 a row is several windows of a long context.
 LENGTHS = (16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 #: Tokens where each row is a call of its own: a call's expected time is then that of its row, within an eighth.
-CLOSE_LENGTHS = tuple(step * 2**power // 8 for power in range(4, 14) for step in range(8, 16)) + (16384,)
+CLOSE_LENGTHS = (*(step * 2**power // 8 for power in range(4, 14) for step in range(8, 16)), 16384)
 
 
 @dataclass(frozen=True, slots=True)
