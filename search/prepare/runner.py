@@ -35,11 +35,15 @@ from search.prepare.teacher_outputs import make_outputs
 from search.space.choices import check_choices
 from search.space.space import Space, open_space
 from search.store.store import Store
+from spaces.code_digest import package_digest
 from spaces.recipe import digest_of
 from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
 log = logging.getLogger(__name__)
+
+#: The packages whose code decides what the prepared data of given files are.
+DATA_READERS = ("search.tasks", "search.prepare")
 
 
 def store_of(config: RunConfig) -> Store:
@@ -270,12 +274,15 @@ def _space_of(config: RunConfig, described: Path, context: Context) -> Space:
 
 
 def data_key_of(config: RunConfig) -> dict[str, Any]:
-    """What determines the prepared data: the data section with digests of files, or the names of a hub data set."""
+    """What determines the prepared data: the data section with digests of files, or the names of a hub data set.
+
+    And the code: a version whose rules for rows differ must not take what an earlier one has read.
+    """
     data: dict[str, Any] = config.to_mapping()["data"]
     if config.data.name is None:
         data |= {part: _content(Path(path)) for part, path in config.data.splits.items()}
     data |= {key: _content(Path(path)) for key, path in config.data.beside.items()}
-    return data
+    return {**data, "code": package_digest(*DATA_READERS)}
 
 
 def _content(path: Path) -> str:

@@ -16,6 +16,7 @@ from search.config.load import from_mapping
 from search.config.schema import RunConfig
 from search.config.source import Source
 from search.errors import UserError
+from search.prepare import runner
 from search.prepare.runner import data_key_of
 from search.space.choices import names
 from search.tasks import task_of
@@ -98,6 +99,17 @@ def test_what_is_in_a_folder_is_the_key_of_its_rows(tmp_path: Path) -> None:
         Dataset.from_list(tiny.sentences(30, seed)).save_to_disk(tmp_path / name)
     first, other = (data_key_of(config_of(tmp_path, train=name))["train"] for name in ("a", "c"))
     assert first == data_key_of(config_of(tmp_path, train="a"))["train"] != other
+
+
+def test_rows_that_code_with_other_rules_has_read_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write_csv(tmp_path / "train.csv", tiny.sentences(40, 0))
+    config = config_of(tmp_path, train="train.csv")
+    before = data_key_of(config)
+    assert data_key_of(config) == before
+    monkeypatch.setattr(runner, "DATA_READERS", (*runner.DATA_READERS, "search.config"))  # as if code had changed
+    assert data_key_of(config) != before
 
 
 MISTAKES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str], str]] = {
