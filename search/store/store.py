@@ -23,8 +23,8 @@ LEASES = ".leases"
 SCRATCH = ".scratch"
 SCRATCH_S = 7 * 24 * 3600.0  # unfinished files older than this are abandoned
 HALF_WRITTEN_S = 24 * 3600.0
-#: Versions by stage, raised whenever the code gives another result for the same key (1 for stages not named). The key of
-#: "data", which is quick to make again, has a digest of the code instead.
+#: Versions by stage, raised whenever the code gives another result for the same key (1 for stages not named).
+#: The key of "data", which are quick to make again, has a digest of the code instead.
 CODE_VERSIONS = {"teacher": 5, "statistics": 4, "weights": 7, "predictions": 2}
 
 
