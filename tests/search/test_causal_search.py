@@ -112,9 +112,10 @@ def test_bits_per_byte_stand_beside_the_perplexity_of_the_test_split(searched: P
         tested = member["held_out"]["perplexity"]
         about = tested["conditions"]
         expected = math.log2(tested["value"]) * about["tokens"] / about["bytes"]
-        assert about["bits_per_byte"] == pytest.approx(expected)
+        assert about["bits_per_byte"] == pytest.approx(expected) and about["tokens"] <= 400
         assert f">{expected:.3f}" in (exports / "front.html").read_text(encoding="utf-8")
-    assert ">bits a byte<" in (exports / "front.html").read_text(encoding="utf-8")
+    page = (exports / "front.html").read_text(encoding="utf-8")
+    assert ">bits a byte<" in page and "at most 400 tokens of validation and of test are scored" in page
     assert f"{expected:.3f}" in command.search("front", "found", cwd=searched).succeeded().out
 
 
