@@ -118,7 +118,7 @@ def test_hostile_text_is_kept_and_hurts_nothing(archive: Archive, text: str) -> 
 
 def test_switches_are_kept_in_order(archive: Archive) -> None:
     for name in ("b", "c"):
-        archive.switched("a", name, "load").result(5)
+        archive.switched([{"before": "a", "after": name, "reason": "load"}]).result(5)
     assert [one["to"] for one in archive.switches()] == ["c", "b"]
 
 

@@ -1,4 +1,4 @@
-"""Starting a service: the fleets of fronts, and the moves that are stored."""
+"""Starting a service: the fleets of fronts, and the switches that are logged and stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from search.serve.approximate import Approximate
 from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
 from search.serve.database.archive import NewPassage
+from search.serve.database.tables import now
+from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline, ExpiredError, RefusedError
 from search.serve.fleet import EMBEDDING_TASK, Fleet, embedding_limits, load_fleet
 from search.serve.passage_index import Index
@@ -32,21 +36,65 @@ from search.serve.text_embedding import TextEmbedding
 from search.serve.web_runtime import event_loop
 
 
-def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_path: Path) -> None:
+def switched(fleet: Fleet, *numbers: int) -> None:
+    """The serving variant changes from each of the numbers to the next."""
+    for before, after in itertools.pairwise(numbers):
+        fleet.controller.switches.append(Switch(time.monotonic() - 60.0, before, after, f"to {after}"))
+        fleet.controller.switch_count += 1
+
+
+def test_every_switch_is_logged_and_stored_with_its_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     answering = fleet(ANSWERING, extract, (3, 5, 7))
-    with service(tmp_path, answering) as backend:
+    answering.controller.switches.append(Switch(0.0, None, 7, "start"))  # no switch: none served before
+    with service(tmp_path, answering) as backend, caplog.at_level("INFO"):
         switch_log = SwitchLog(backend)
         switch_log.look()
         for numbers in ((7, 5, 3), (3, 5, 3), (3, 5)):
-            for before, after in itertools.pairwise(numbers):
-                answering.controller.switches.append(Switch(0.0, before, after, f"to {after}"))
-                answering.controller.switch_count += 1
+            switched(answering, *numbers)
             switch_log.look()
         switch_log.look()
         backend.archive.make_key("after").result(5)  # what was put before is written
-        stored = [(one["from"], one["to"], one["reason"]) for one in reversed(backend.archive.switches())]
+        stored = list(reversed(backend.archive.switches()))
     study = "study-question-answering"
-    assert stored == [(f"{study}/7", f"{study}/3", "to 3"), (f"{study}/3", f"{study}/5", "to 5")]
+    expected = [(7, 5), (5, 3), (3, 5), (5, 3), (3, 5)]
+    told = [(f"{study}/{before}", f"{study}/{after}", f"to {after}") for before, after in expected]
+    assert [(one["from"], one["to"], one["reason"]) for one in stored] == told
+    lines = [f"question-answering: from {before} to {after}: {reason}" for before, after, reason in told]
+    assert [record.getMessage() for record in caplog.records if record.name.endswith("switch_log")] == lines
+    ago_s = [(now() - datetime.fromisoformat(one["at"])).total_seconds() for one in stored]
+    assert all(59 < seconds < 90 for seconds in ago_s)
+
+
+def test_switches_that_the_database_does_not_take_are_stored_later_and_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: Any) -> Any:
+        raise WriterFullError("many writes wait for the database")
+
+    answering = fleet(ANSWERING, extract, (3, 5))
+    with service(tmp_path, answering) as backend, caplog.at_level("INFO"):
+        switch_log = SwitchLog(backend)
+        switched(answering, 3, 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(backend.archive, "switched", full)
+            with pytest.raises(WriterFullError):
+                switch_log.look()
+        switched(answering, 5, 3)
+        switch_log.look()
+        backend.archive.make_key("after").result(5)
+        assert [one["reason"] for one in backend.archive.switches()] == ["to 3", "to 5"]
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("switch_log")]
+    assert [line.rpartition(": ")[2] for line in lines] == ["to 5", "to 3"]
+
+
+def test_switches_that_a_controller_has_forgotten_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    answering = fleet(ANSWERING, extract, (3, 5))
+    with service(tmp_path, answering) as backend:
+        switched(answering, *(3, 5) * 600)
+        SwitchLog(backend).look()
+        backend.archive.make_key("after").result(5)
+        assert len(backend.archive.switches(limit=2000)) == 1000
+    assert "question-answering: 199 earlier switches are not stored" in caplog.text
 
 
 def test_the_switch_log_looks_again_and_again(tmp_path: Path) -> None:
@@ -55,8 +103,7 @@ def test_the_switch_log_looks_again_and_again(tmp_path: Path) -> None:
     async def stored(backend: Service) -> str:
         watching = asyncio.create_task(SwitchLog(backend).watch(every_s=0.01))
         while not backend.archive.switches():
-            answering.controller.switches.append(Switch(0.0, 3, 5, "to 5"))
-            answering.controller.switch_count += 1
+            switched(answering, 3, 5)
             await asyncio.sleep(0.05)
         watching.cancel()
         return str(backend.archive.switches()[0]["reason"])
@@ -71,8 +118,7 @@ def test_switches_of_the_last_moment_are_stored_where_the_service_ends(tmp_path:
     async def ends(backend: Service) -> None:
         watching = asyncio.create_task(SwitchLog(backend).watch(every_s=60.0))
         await asyncio.sleep(0)
-        answering.controller.switches.append(Switch(0.0, 3, 5, "to 5"))
-        answering.controller.switch_count += 1
+        switched(answering, 3, 5)
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
 

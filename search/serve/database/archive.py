@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 KEY_PREFIX = "tcs_"
 #: Rows that are read at a time.
 PAGE = 1000
-#: Made once: each answer runs both. Of plain tables, because statements on mapped classes take longer to execute.
-NEW_QUESTION, NEW_ANSWER = (insert(DatabaseTable.metadata.tables[name]) for name in ("questions", "answers"))
+#: Made once. Of plain tables, because statements on mapped classes take longer to execute.
+NEW_QUESTION, NEW_ANSWER, NEW_SWITCH = (
+    insert(DatabaseTable.metadata.tables[name]) for name in ("questions", "answers", "switches")
+)
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,11 @@ class Archive:
 
         return self._writer.put(write)
 
-    def switched(self, before: str, after: str, reason: str) -> Future[None]:
-        """Store a switch of the controller from variant `before` to `after`."""
+    def switched(self, rows: Sequence[Mapping[str, Any]]) -> Future[None]:
+        """Store switches of a controller, as rows of the table `switches`, oldest first."""
 
         def write(session: Session) -> None:
-            session.add(StoredSwitch(before=before, after=after, reason=reason))
+            session.connection().execute(NEW_SWITCH, list(rows))
 
         return self._writer.put(write)
 
