@@ -242,6 +242,10 @@ async def _events(
                 part = await anext(parts, None)
         except problems.KNOWN as error:
             yield _error(problems.of(error))
+        except asyncio.CancelledError:
+            # The time to drain is over. A client that has gone itself gets nothing of this. The task is that of this
+            # response alone and ends with it: raised again, the error would cut the stream before its end is sent.
+            yield _error(problems.ending())
         except Exception:
             log.exception("completion %s failed", about["id"])
             failed = problems.problem(500, f"request {about['id']} failed; the service's log says why")

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.serve.problems import problem, retry_after
+from search.serve.problems import ending, problem, retry_after
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,10 @@ class Guard:
                 await self._app(scope, self._bounded(receive), answer)
             else:
                 await refusal(scope, receive, answer)
+        except asyncio.CancelledError:  # the web server ends what is open when the time to drain is over
+            if not status:
+                await ending()(scope, receive, answer)
+            raise
         except Exception:  # the application has answered with a problem before it raises
             log.exception("request %s failed", state["request"])
         finally:

@@ -79,6 +79,11 @@ def retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(min(seconds, 3600.0))))}
 
 
+def ending() -> JSONResponse:
+    """The problem response for a request that is not answered when the time of an ending service is over."""
+    return problem(503, "the service ends before the request is answered", retry_after(1.0))
+
+
 def of(error: Exception) -> JSONResponse:
     """The problem response for an error of the service; raises any other error."""
     match error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -175,17 +174,14 @@ def test_a_client_that_goes_away_stops_the_model(tmp_path: Path, stream: bool) -
 
 
 @pytest.mark.parametrize(("tokens", "whole"), [(10, True), (5000, False)])
-def test_a_stream_that_is_open_when_the_service_ends_has_time_and_then_breaks_off(
+def test_a_stream_that_is_open_when_the_service_ends_has_time_and_then_ends_with_an_error(
     tmp_path: Path, tokens: int, whole: bool
 ) -> None:
     model, received = Counting(seconds=0.02), list[str]()
 
     def read(url: str) -> None:
         body = {"prompt": "a", "max_tokens": tokens, "stream": True}
-        with (
-            contextlib.suppress(httpx.RemoteProtocolError),
-            httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=10) as response,
-        ):
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=10) as response:
             received.extend(response.iter_text())
 
     with service(tmp_path, causal(model)) as serving:
@@ -196,9 +192,32 @@ def test_a_stream_that_is_open_when_the_service_ends_has_time_and_then_breaks_of
         reader.join(10)
         serving.archive.make_key("after").result(5)  # what was put before is stored
         [stored] = serving.archive.history()
-    assert "".join(received).endswith("data: [DONE]\n\n") == whole
+    text = "".join(received)
+    assert text.endswith("data: [DONE]\n\n") == whole
     assert stored["answer"].startswith("1 2 3 ") and stored["answer"].endswith("10 ") == whole
     assert model.written < 200
+    if not whole:
+        assert text.split("\n\n")[-2].startswith("event: error\n")
+        error = events(text)[-1]
+        assert (error["status"], error["detail"]) == (503, "the service ends before the request is answered")
+
+
+def test_a_request_that_is_open_when_the_time_to_end_is_over_is_told(tmp_path: Path) -> None:
+    model, replies = Counting(seconds=0.02), list[httpx.Response]()
+
+    def ask(url: str) -> None:
+        body = {"prompt": "a", "max_tokens": 5000}
+        replies.append(httpx.post(f"{url}/v1/completions", json=body, timeout=10))
+
+    with service(tmp_path, causal(model)) as serving:
+        with running(serving, drain_s=1) as url:
+            asking = threading.Thread(target=ask, args=(url,))
+            asking.start()
+            assert model.begun.wait(10)
+        asking.join(10)
+    [reply] = replies
+    assert is_problem(reply, 503)["detail"] == "the service ends before the request is answered"
+    assert reply.headers["retry-after"] == "1" and "content-security-policy" in reply.headers
 
 
 def test_completions_take_turns_and_the_service_answers_meanwhile(tmp_path: Path) -> None:
