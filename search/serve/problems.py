@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from http.client import responses
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,22 +19,6 @@ from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
 
 log = logging.getLogger(__name__)
-
-PROBLEM_TITLES = {
-    400: "Bad request",
-    401: "An API key is needed",
-    403: "Not allowed",
-    404: "Not found",
-    405: "Method not allowed",
-    409: "Conflict",
-    413: "Too large",
-    415: "Unsupported media type",
-    422: "The input is wrong",
-    429: "Too many requests",
-    500: "The service failed",
-    503: "Not available",
-    504: "Too late",
-}
 
 #: Most errors of one body that a problem lists.
 SHOWN_ERRORS = 20
@@ -63,10 +48,10 @@ KNOWN = (RefusedError, ExpiredError, FailedError, WriterFullError, OperationalEr
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    """A problem response; `more` are further members of its JSON."""
+    """A problem response, whose title is the phrase of its status; `more` are further members of its JSON."""
     content = {
         "type": "about:blank",
-        "title": PROBLEM_TITLES.get(status, "Error"),
+        "title": responses.get(status, "Error"),
         "status": status,
         "detail": detail,
         **more,
