@@ -19,6 +19,7 @@ from search.serve.answers import Answer
 from search.serve.completer import Completer
 from search.serve.database.archive import NewPassage, clean
 from search.serve.fleet import CAUSAL_TASK, EMBEDDING_TASK, Fleet
+from search.serve.fleet_state import fleet_state
 from search.serve.guard import FILES, Guard, Guarding
 from search.serve.metrics import Metrics
 from search.serve.schemas import (
@@ -141,7 +142,7 @@ def _models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/variants")
     async def variants() -> dict[str, Any]:
         """The loaded variants of each task, with quality, times, health and the newest switches."""
-        fleets = {task: _fleet(fleet) for task, fleet in service.fleets.items()}
+        fleets = {task: fleet_state(fleet) for task, fleet in service.fleets.items()}
         return {"fleets": fleets, "switches": await asyncio.to_thread(service.archive.switches)}
 
     @app.post("/v1/variants/{number}:pin", status_code=204)
@@ -220,7 +221,7 @@ def _health(app: FastAPI, service: Service, metrics: Metrics, live: RecentTimes,
             "load": live.shown(),
             "passages": len(service.index),
             "answering": next((task for task in (ANSWERING, CAUSAL_TASK) if task in service.fleets), EMBEDDING_TASK),
-            "fleets": {task: _fleet(fleet) for task, fleet in service.fleets.items()},
+            "fleets": {task: fleet_state(fleet) for task, fleet in service.fleets.items()},
         }
 
 
@@ -243,37 +244,6 @@ def _cut(source: str, text: str) -> list[NewPassage]:
     if len(pieces) > MOST_PASSAGES:
         raise HTTPException(422, f"a document has at most {MOST_PASSAGES} passages, this one has more")
     return [NewPassage(source, position, piece) for position, piece in enumerate(pieces)]
-
-
-def _fleet(fleet: Fleet) -> dict[str, Any]:
-    now = time.monotonic()
-    healths, pinned, waiting = fleet.dispatcher.look(
-        lambda batcher: (dict(batcher.controller.health), batcher.controller.pinned, batcher.waiting)
-    )
-    # The log has the reason: that of a model may have parts of what others asked.
-    out = {
-        number: "its process starts again" if health.held_until_s > now else "it failed"
-        for number, health in healths.items()
-        if health.out_until_s > now
-    }
-    return {
-        "study": fleet.study,
-        "metric": fleet.metric,
-        "slo_ms": fleet.limits.slo_s * 1e3,
-        "waiting": waiting,
-        "serving": fleet.serving,
-        "pinned": pinned,
-        "variants": [
-            {
-                "number": v.number,
-                "quality": v.quality,
-                "latency_ms": v.seconds(1) * 1e3,
-                "memory_mb": v.memory_mb,
-                "out": out.get(v.number),
-            }
-            for v in fleet.variants
-        ],
-    }
 
 
 def _chosen(service: Service, task: str) -> Fleet:

@@ -196,6 +196,7 @@ def test_a_variant_is_pinned_and_let_go(extracting: Service) -> None:
         is_problem(await client.post("/v1/variants/3:pin?task=none"), 404)
         status = (await client.get("/v1/variants")).json()["fleets"][ANSWERING]
         assert status["pinned"] == 7 and [one["number"] for one in status["variants"]] == [3, 7]
+        assert status["switches"] == 1  # from 3 to 7; a pin switches with the next batch
         assert (await client.post("/v1/variants:unpin")).status_code == 204
         assert (await client.get("/v1/variants")).json()["fleets"][ANSWERING]["pinned"] is None
 

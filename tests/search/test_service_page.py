@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,10 +132,13 @@ def test_the_live_panel_draws_the_front_and_the_variant_that_serves(page: Any, r
     points = page.find_elements("css selector", "#front circle.point")
     assert len(points) == 2 and len(page.find_elements("css selector", "#front circle.now")) == 1
     assert "ms" in find(page, "#p50").text
+    assert re.search(r"· \d+ switch", find(page, "#objective").text)
 
 
 def test_the_keyboard_is_enough(page: Any) -> None:
     find(page, "[data-view=passages]").click()
+    current = page.find_elements("css selector", "nav [aria-current=page]")
+    assert [one.get_attribute("data-view") for one in current] == ["passages"]
     find(page, "h1").click()
     page.switch_to.active_element.send_keys("/")
     until(lambda: page.switch_to.active_element.get_attribute("id") == "question")

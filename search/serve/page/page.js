@@ -190,7 +190,8 @@ async function live() {
     $("waiting").textContent = Object.values(state.fleets).reduce((sum, one) => sum + one.waiting, 0);
     $("passage-count").textContent = `(${state.passages})`;
     $("serving").textContent = `${fleet.study}/${fleet.serving}`;
-    $("objective").textContent = `· objective ${fleet.slo_ms} ms${fleet.pinned === null ? "" : " · pinned"}`;
+    const switches = fleet.variants.length < 2 ? "" : ` · ${fleet.switches} ${fleet.switches === 1 ? "switch" : "switches"}`;
+    $("objective").textContent = `· objective ${fleet.slo_ms} ms${switches}${fleet.pinned === null ? "" : " · pinned"}`;
     $("front").toggleAttribute("hidden", fleet.variants.length < 2);
     $("front-note").textContent = fleet.variants.length < 2 ? "One model is loaded, so there is no front to move along." : "";
     if (fleet.variants.length > 1) drawFront(fleet);
@@ -203,7 +204,8 @@ async function live() {
 const VIEWS = { ask: () => $("question").focus(), passages: () => morePassages(true), history: () => moreHistory(true) };
 async function view(name) {
   for (const button of document.querySelectorAll("nav button")) {
-    button.toggleAttribute("aria-current", button.dataset.view === name);
+    if (button.dataset.view === name) button.setAttribute("aria-current", "page");
+    else button.removeAttribute("aria-current");
     $("view-" + button.dataset.view).hidden = button.dataset.view !== name;
   }
   try {
