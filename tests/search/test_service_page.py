@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pages import Running, ask, find, until
+from pages import Running, WebDriverException, ask, find, until
 from services import TEXTS, Counting, causal, service
 
 from search.serve.guard import Guarding
@@ -94,6 +94,15 @@ def test_no_stored_text_becomes_a_part_of_the_page(page: Any, running: Running, 
     assert not page.find_elements("css selector", "main img, main script, main iframe, main a, main svg")
     for number in numbers:
         httpx.delete(f"{running.url}/v1/passages/{number}")
+
+
+def test_the_browser_refuses_to_read_any_text_as_html(page: Any) -> None:
+    """A mistake in the page's own code would be an error there, and let nothing in."""
+    for written in ("innerHTML = '<b>a</b>'", "insertAdjacentHTML('beforeend', '<b>a</b>')"):
+        with pytest.raises(WebDriverException, match="TrustedHTML"):
+            page.execute_script(f"document.querySelector('#result').{written}")
+    assert not page.find_elements("css selector", "#result b")
+    page.get_log("browser")  # it has both errors
 
 
 def test_passages_are_added_by_text_and_file_and_removed(page: Any, tmp_path: Path) -> None:
