@@ -21,6 +21,7 @@ from search.serve.database.archive import NewPassage, clean
 from search.serve.fleet import CAUSAL_TASK, EMBEDDING_TASK, Fleet
 from search.serve.fleet_state import fleet_state
 from search.serve.guard import FILES, Guard, Guarding
+from search.serve.long_reply import long_reply
 from search.serve.metrics import Metrics
 from search.serve.schemas import (
     DOCUMENT,
@@ -107,13 +108,14 @@ def _answers(app: FastAPI, service: Service, live: RecentTimes) -> None:
         "/v1/answer", answer, methods=["POST"], response_model=Answer, route_class_override=AnswerRoute
     )
 
-    @app.get("/v1/history")
+    @app.get("/v1/history", response_model=dict[str, Any])
     async def history(
         before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The newest answers with their questions, newest first."""
-        return {"answers": await asyncio.to_thread(service.archive.history, before, limit)}
+        answers = await asyncio.to_thread(service.archive.history, before, limit)
+        return await long_reply({"answers": answers}, "answers")
 
     @app.post("/v1/answers/{number}/feedback", status_code=204)
     async def feedback(number: int, body: Opinion) -> None:
@@ -129,15 +131,18 @@ def _models(app: FastAPI, service: Service) -> None:
         """The label of each text, or of each pair of texts."""
         if CLASSIFYING not in service.fleets:
             raise HTTPException(404, "no classification study is served; name one when the service is started")
-        return {"results": await service.classify([t if isinstance(t, str) else t.model_dump() for t in body.texts])}
+        rows = [text if isinstance(text, str) else text.model_dump() for text in body.texts]
+        within = None if body.within_ms is None else body.within_ms / 1e3
+        return {"results": await service.classify(rows, within)}
 
-    @app.post("/v1/embed")
-    async def embed(body: Embed) -> dict[str, Any]:
+    @app.post("/v1/embed", response_model=dict[str, Any])
+    async def embed(body: Embed) -> Response:
         """An embedding of each text, as OpenAI's embeddings endpoint gives them."""
         texts = [body.input] if isinstance(body.input, str) else body.input
         fleet = service.fleets[EMBEDDING_TASK]
         vectors = await service.embedding.of_a_client(texts)
-        return embedding_list(vectors, texts, fleet.name(fleet.serving), body.encoding_format)
+        listing = embedding_list(vectors, texts, fleet.name(fleet.serving), body.encoding_format)
+        return await long_reply(listing, "data")
 
     @app.get("/v1/variants")
     async def variants() -> dict[str, Any]:
@@ -157,14 +162,14 @@ def _models(app: FastAPI, service: Service) -> None:
 
 
 def _passages(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/passages")
+    @app.get("/v1/passages", response_model=dict[str, Any])
     async def listed(
         after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 100
-    ) -> dict[str, Any]:
+    ) -> Response:
         """Stored passages in order of their number."""
         rows = await asyncio.to_thread(service.archive.passages, after, limit)
         listing = [{"id": p.id, "source": p.source, "position": p.position, "text": p.text} for p in rows]
-        return {"passages": listing, "total": len(service.index)}
+        return await long_reply({"passages": listing, "total": len(service.index)}, "passages")
 
     @app.post("/v1/passages", status_code=201)
     async def add(body: AddPassages) -> dict[str, Any]:

@@ -16,6 +16,8 @@ MOST_KEYS = 50
 
 QuestionText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION)]
 NonEmptyText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT)]
+#: Milliseconds in which a request must be answered; None: the objective of the service.
+Within = Annotated[float, Field(gt=0, le=60_000)] | None
 
 
 class Strict(BaseModel):
@@ -37,7 +39,7 @@ class Ask(Strict):
 
     question: QuestionText
     context: NonEmptyText | None = None
-    within_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None  # default: the service's objective
+    within_ms: Within = None
 
 
 class Pair(Strict):
@@ -51,6 +53,7 @@ class Classify(Strict):
     """Texts to classify, or pairs of them."""
 
     texts: Annotated[list[NonEmptyText | Pair], Field(min_length=1, max_length=64)]
+    within_ms: Within = None
 
 
 class Embed(Strict):

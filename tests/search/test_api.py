@@ -146,6 +146,8 @@ def test_pairs_of_texts_are_classified(tmp_path: Path) -> None:
         results = (await client.post("/v1/classify", json={"texts": pairs})).json()["results"]
         assert [one["label"] for one in results] == ["True", "False"]
         is_problem(await client.post("/v1/classify", json={"texts": [{"text": "a"}]}), 422)
+        late = await client.post("/v1/classify", json={"texts": ["a"], "within_ms": 0.01})
+        is_problem(late, 429)  # a call of the only variant takes longer
 
     with service(tmp_path, fleet(CLASSIFYING, same)) as backend:
         talk(backend, conversation)
