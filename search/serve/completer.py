@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds in which a completion must end, where the request does not say.
 COMPLETE_S = 60.0
-#: Called for each completion with seconds to its first token (None without one), its tokens, and why it ended.
-Observe = Callable[[float | None, int, str], None]
+#: Called for each completion: seconds to its first token, its last piece (both None without one), and why it ended.
+Observe = Callable[[float | None, Piece | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Completer:
         finally:
             generation.gone.set()
             future.cancel()
-            self._observe(record.first_s, record.tokens, ended)
+            self._observe(record.first_s, record.last, ended)
             if ended in ("cancelled", "failed") and record.tokens and not record.written:
                 self._store_part(record, generation.number)
 

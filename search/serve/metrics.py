@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from search.serve.generator import Piece
 from search.serve.service import Service
 
 #: The first part of every name, so that none is that of another service of the same Prometheus.
@@ -33,6 +34,10 @@ class Metrics:
             registry=self.registry,
         )
         self._tokens = Counter(_name("completion_tokens"), "tokens that were written", registry=self.registry)
+        self._prompts = Counter(_name("prompt_tokens"), "tokens of prompts", registry=self.registry)
+        self._reused = Counter(
+            _name("prompt_tokens_cached"), "of these, read with an earlier prompt (--prefix-mb)", registry=self.registry
+        )
         self._completions = Counter(
             _name("completions"), "completions by their end", ("finish",), registry=self.registry
         )
@@ -43,11 +48,14 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
         self._requests.labels(route, str(status)).inc()
 
-    def completed(self, first_s: float | None, tokens: int, finish: str) -> None:
-        """Count one completion."""
+    def completed(self, first_s: float | None, last: Piece | None, finish: str) -> None:
+        """Count one completion, of which `last` is the last piece."""
         if first_s is not None:
             self._first.observe(first_s)
-        self._tokens.inc(tokens)
+        if last is not None:
+            self._tokens.inc(last.tokens)
+            self._prompts.inc(last.prompt_tokens)
+            self._reused.inc(last.reused)
         self._completions.labels(finish).inc()
 
     def text(self) -> bytes:

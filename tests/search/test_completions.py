@@ -6,13 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from services import Counting, causal, events, is_problem, running, service, talk
 
 from search.serve.fleet import CAUSAL_TASK
+from search.serve.generator import Piece
 from search.serve.service import Service
 
 
@@ -39,9 +42,25 @@ def test_a_completion_is_as_openai_s_and_in_the_history(counting: Service) -> No
         assert response.status_code == 204
         metrics = (await client.get("/metrics")).text
         assert "completion_tokens_total 5.0" in metrics and 'completions_total{finish="stop"} 1.0' in metrics
+        assert "prompt_tokens_total 10.0" in metrics and "prompt_tokens_cached_total 0.0" in metrics
         assert (await client.get("/v1/status")).json()["answering"] == "causal-lm"
 
     talk(counting, conversation)
+
+
+def test_tokens_that_were_read_with_an_earlier_prompt_are_told_and_counted(tmp_path: Path) -> None:
+    class Remembering(Counting):
+        def pieces(self, prompt: Any, **options: Any) -> Iterator[Piece]:
+            return (replace(piece, reused=3) for piece in super().pieces(prompt, **options))
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        completion = (await client.post("/v1/completions", json={"prompt": "count", "max_tokens": 3})).json()
+        assert completion["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+        metrics = (await client.get("/metrics")).text
+        assert "prompt_tokens_total 5.0" in metrics and "prompt_tokens_cached_total 3.0" in metrics
+
+    with service(tmp_path, causal(Remembering())) as serving:
+        talk(serving, conversation)
 
 
 def test_a_stream_has_an_event_for_each_piece_and_its_ending(counting: Service) -> None:
