@@ -209,6 +209,9 @@ def test_every_response_has_the_security_headers_and_an_id(served: Service) -> N
         assert response.headers["x-request-id"] == "mine-1"
         other = await client.get("/healthz", headers={"x-request-id": "no spaces"})
         assert other.headers["x-request-id"] != "no spaces"
+        asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+        preflight = await client.options("/v1/answer", headers=asked)
+        assert preflight.status_code == 405 and not any("access-control" in name for name in preflight.headers)
 
     talk(served, conversation)
 

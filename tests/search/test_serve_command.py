@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,13 @@ def started(folder: Path, anew: bool = False) -> Iterator[tuple[Started, httpx.C
     assert "Traceback" not in ended.out + ended.err
 
 
+def rows_served(client: httpx.Client) -> float:
+    """Rows that the embedding model has answered."""
+    name = 'search_serve_rows_served_total{task="sentence-similarity"}'
+    [line] = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name)]
+    return float(line.split()[-1])
+
+
 def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: Path) -> None:
     with started(tmp_path, anew=True) as (service, client):
         sent = []
@@ -74,8 +82,17 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
         )
         second = search("serve", "--port", str(free_port()), cwd=tmp_path)
         assert second.code == 2 and "another service runs here" in second.err and second.err.count("\n") == 1
+        replies, before = list[httpx.Response](), rows_served(client)
+        long = {"question": "Where do herons stand?", "context": " ".join(f"Some stand in lake {i}." for i in range(400))}
+        asking = threading.Thread(target=lambda: replies.append(client.post("/v1/answer", json=long)))
+        asking.start()
+        while rows_served(client) == before:
+            assert asking.is_alive()
+            time.sleep(0.03)  # under the rate of a client
         os.kill(service.process.pid, signal.SIGTERM)
         assert service.process.wait(30) == 0
+        asking.join(10)
+        assert [reply.status_code for reply in replies] == [200]  # it is answered before the service ends
 
 
 def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:
