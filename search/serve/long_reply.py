@@ -1,7 +1,7 @@
 """Replies with a long list, written in a thread and an element at a time.
 
-`json` holds the interpreter while it writes a value: a whole list of embeddings, or of answers with long contexts, would
-keep the event loop from all other requests for tens of milliseconds.
+`json` holds the interpreter while it writes a value: a whole list of embeddings, or of answers with long contexts,
+would keep the event loop from all other requests meanwhile.
 """
 
 from __future__ import annotations

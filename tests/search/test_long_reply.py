@@ -14,7 +14,7 @@ from search.serve.long_reply import long_reply
 
 
 @pytest.mark.parametrize(
-    "content", [{"data": [{"é": 1.5}, None, 'a"b', [1, []]], "total": 3}, {"data": []}, {"usage": {"a": 1}, "data": [1]}]
+    "content", [{"data": [{"é": 1.5}, None, 'a"b', [1, []]], "total": 3}, {"data": []}, {"usage": {}, "data": [1]}]
 )
 def test_a_long_reply_is_its_object_in_json(content: dict[str, Any]) -> None:
     response = asyncio.run(long_reply(content, "data"))

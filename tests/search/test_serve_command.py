@@ -83,7 +83,8 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
         second = search("serve", "--port", str(free_port()), cwd=tmp_path)
         assert second.code == 2 and "another service runs here" in second.err and second.err.count("\n") == 1
         replies, before = list[httpx.Response](), rows_served(client)
-        long = {"question": "Where do herons stand?", "context": " ".join(f"Some stand in lake {i}." for i in range(400))}
+        lakes = " ".join(f"Some stand in lake {i}." for i in range(400))
+        long = {"question": "Where do herons stand?", "context": lakes}
         asking = threading.Thread(target=lambda: replies.append(client.post("/v1/answer", json=long)))
         asking.start()
         while rows_served(client) == before:

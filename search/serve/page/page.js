@@ -190,7 +190,7 @@ async function live() {
     $("waiting").textContent = Object.values(state.fleets).reduce((sum, one) => sum + one.waiting, 0);
     $("passage-count").textContent = `(${state.passages})`;
     $("serving").textContent = `${fleet.study}/${fleet.serving}`;
-    const switches = fleet.variants.length < 2 ? "" : ` · ${fleet.switches} ${fleet.switches === 1 ? "switch" : "switches"}`;
+    const switches = fleet.variants.length < 2 ? "" : ` · switches: ${fleet.switches}`;
     $("objective").textContent = `· objective ${fleet.slo_ms} ms${switches}${fleet.pinned === null ? "" : " · pinned"}`;
     $("front").toggleAttribute("hidden", fleet.variants.length < 2);
     $("front-note").textContent = fleet.variants.length < 2 ? "One model is loaded, so there is no front to move along." : "";
