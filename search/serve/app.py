@@ -40,6 +40,8 @@ PAGE_FOLDER = Path(__file__).with_name("page")
 RECENT = 500
 #: Passages that one document may have.
 MOST_PASSAGES = 2_000
+#: The number of a row; older ones are asked for. Databases have 32 bits for it.
+Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
 
 class RecentTimes:
@@ -109,10 +111,7 @@ def _answers(app: FastAPI, service: Service, live: RecentTimes) -> None:
     )
 
     @app.get("/v1/history", response_model=dict[str, Any])
-    async def history(
-        before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> Response:
+    async def history(before: Before = None, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
         """The newest answers with their questions, newest first."""
         answers = await asyncio.to_thread(service.archive.history, before, limit)
         return await long_reply({"answers": answers}, "answers")
@@ -149,6 +148,11 @@ def _models(app: FastAPI, service: Service) -> None:
         """The loaded variants of each task, with quality, times, health and the newest switches."""
         fleets = {task: fleet_state(fleet) for task, fleet in service.fleets.items()}
         return {"fleets": fleets, "switches": await asyncio.to_thread(service.archive.switches)}
+
+    @app.get("/v1/switches")
+    async def switches(before: Before = None, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict[str, Any]:
+        """The switches from one variant to another, newest first, with their times and reasons."""
+        return {"switches": await asyncio.to_thread(service.archive.switches, before, limit)}
 
     @app.post("/v1/variants/{number}:pin", status_code=204)
     async def pin(number: int, task: str = "") -> None:

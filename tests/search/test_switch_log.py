@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from services import extract, fleet, service
+from services import extract, fleet, is_problem, service, talk
 
 from search.serve.controller import Switch
 from search.serve.database.tables import now
@@ -110,3 +111,20 @@ def test_switches_of_the_last_moment_are_stored_where_the_service_ends(tmp_path:
         asyncio.run(ends(backend))
         backend.archive.make_key("after").result(5)  # what was put before is written
         assert [one["reason"] for one in backend.archive.switches()] == ["to 5"]
+
+
+def test_switches_are_listed_newest_first_a_page_at_a_time(tmp_path: Path) -> None:
+    answering = fleet(ANSWERING, extract, (3, 5))
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        newest = (await client.get("/v1/switches?limit=2")).json()["switches"]
+        older = (await client.get(f"/v1/switches?before={newest[-1]['id']}")).json()["switches"]
+        assert [one["reason"] for one in newest + older] == ["to 5", "to 3", "to 5"]
+        assert newest + older == (await client.get("/v1/variants")).json()["switches"]
+        is_problem(await client.get("/v1/switches?before=0"), 422)
+
+    with service(tmp_path, answering) as backend:
+        switched(answering, 3, 5, 3, 5)
+        SwitchLog(backend).look()
+        backend.archive.make_key("after").result(5)
+        talk(backend, conversation)

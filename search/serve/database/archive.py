@@ -211,14 +211,13 @@ class Archive:
             newest = {one.answer_id: one for one in session.scalars(statement)}
             return [_shown(answer, question, newest.get(answer.id)) for answer, question in rows]
 
-    def switches(self, limit: int = 50) -> list[dict[str, Any]]:
-        """The newest moves of the controller, newest first."""
+    def switches(self, before: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """The newest switches of the controllers, newest first; those with a number below `before`."""
+        wanted = select(StoredSwitch).order_by(StoredSwitch.id.desc()).limit(limit)
+        if before is not None:
+            wanted = wanted.where(StoredSwitch.id < before)
         with Session(self._engine) as session:
-            rows = session.scalars(select(StoredSwitch).order_by(StoredSwitch.id.desc()).limit(limit))
-            return [
-                {"at": row.switched_at.isoformat(), "from": row.before, "to": row.after, "reason": row.reason}
-                for row in rows
-            ]
+            return [_switch(row) for row in session.scalars(wanted)]
 
     def make_key(self, name: str) -> Future[str]:
         """Create an API key; the result is the key, of which the database stores only the hash."""
@@ -273,6 +272,11 @@ def _insert(session: Session, statement: Insert, row: Mapping[str, Any]) -> int:
 
 def _cleaned(text: str | None) -> str | None:
     return None if text is None else clean(text)
+
+
+def _switch(row: StoredSwitch) -> dict[str, Any]:
+    at = row.switched_at.isoformat()
+    return {"id": row.id, "at": at, "from": row.before, "to": row.after, "reason": row.reason}
 
 
 def _shown(answer: StoredAnswer, question: Question, feedback: Feedback | None) -> dict[str, Any]:
