@@ -25,7 +25,7 @@ from search.serve.batching import Limits
 from search.serve.database.archive import Archive
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer
-from search.serve.fleet import CAUSAL_TASK, EMBEDDING_TASK, Fleet
+from search.serve.fleet import CAUSAL_TASK, EMBEDDING_TASK, Fleet, load_fleet
 from search.serve.generator import Piece
 from search.serve.guard import Guarding
 from search.serve.passage_index import Index
@@ -140,6 +140,19 @@ def talk(
             await conversation(client)
 
     asyncio.run(run())
+
+
+def with_each_member(exported: Path, folder: Path, converse: Callable[[httpx.AsyncClient, int], Awaitable[None]]) -> None:
+    """Talk with a service of an exported front, once for each of its members, which is pinned meanwhile."""
+    front = load_fleet(exported, Limits(slo_s=30.0), 4000.0)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for member in front.variants:
+            assert (await client.post(f"/v1/variants/{member.number}:pin")).status_code == 204
+            await converse(client, member.number)
+
+    with service(folder, front) as backend:
+        talk(backend, conversation)
 
 
 def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:

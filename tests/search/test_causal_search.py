@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import command
+import httpx
 import numpy as np
 import pytest
+from services import events, with_each_member
 
 import search
 
@@ -170,3 +172,15 @@ def test_a_damaged_export_is_not_served(searched: Path, tmp_path: Path, damage: 
         config.write_text(config.read_text()[:40]) if damage == "cut" else config.unlink()
     with pytest.raises(UserError, match=r"config\.json: (not the file that was exported|missing)"):
         load_fleet(tmp_path / "found", Limits(), 1000.0)
+
+
+def test_a_service_completes_by_each_exported_member(searched: Path, tmp_path: Path) -> None:
+    async def converse(client: httpx.AsyncClient, number: int) -> None:
+        [wanted] = search.load(members(searched)[number])("a film", max_new_tokens=4, return_full_text=False)
+        body = {"prompt": "a film", "max_tokens": 4, "temperature": 0}
+        completion = (await client.post("/v1/completions", json=body)).json()
+        assert completion["choices"][0]["text"] == wanted["generated_text"] and completion["model"] == f"found/{number}"
+        *pieces, done = events((await client.post("/v1/completions", json={**body, "stream": True})).text)
+        assert "".join(one["choices"][0]["text"] for one in pieces) == wanted["generated_text"] and done == "[DONE]"
+
+    with_each_member(searched / "mlruns" / "exports" / "found", tmp_path, converse)

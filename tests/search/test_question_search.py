@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import command
+import httpx
 import numpy as np
 import pytest
 import tiny
+from services import with_each_member
 
 import search
 
@@ -159,3 +161,18 @@ def test_a_loaded_model_answers_as_the_pipeline_of_transformers_does(
     answers = model(list(asked.questions), list(asked.contexts), n_best=n_best, max_answer_len=longest)
     assert [(one["answer"], one["start"], one["end"]) for one in answers] == [answer[:3] for answer in wanted]
     np.testing.assert_allclose([one["score"] for one in answers], [answer[3] for answer in wanted], rtol=1e-4)
+
+
+def test_a_service_answers_with_the_spans_of_each_exported_member(searched: Path, tmp_path: Path) -> None:
+    async def converse(client: httpx.AsyncClient, number: int) -> None:
+        model = search.load(exports / "models" / str(number))
+        for row in facts(10, 1):
+            reply = (await client.post("/v1/answer", json={name: row[name] for name in ("question", "context")})).json()
+            wanted = model(row["question"], row["context"])
+            assert {name: reply[name] for name in ("answer", "start", "end")} == {
+                name: wanted[name] for name in ("answer", "start", "end")
+            }
+            assert reply["score"] == pytest.approx(wanted["score"], rel=1e-3) and reply["variant"] == f"facts/{number}"
+
+    exports = searched / "mlruns" / "exports" / "facts"
+    with_each_member(exports, tmp_path, converse)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import tiny
-from conftest import Finished
+from conftest import STUDY, Finished
+from services import with_each_member
 
 import search
 from search.deliver.best_config import read_best_config
@@ -101,3 +103,15 @@ def test_the_tokenizer_of_a_compressed_folder_is_a_plain_one(folder: Path) -> No
 
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     assert loaded(TEXTS)["input_ids"] == tiny.word_tokenizer()(TEXTS)["input_ids"]
+
+
+def test_a_service_classifies_by_each_exported_member(finished: Finished, tmp_path: Path) -> None:
+    async def converse(client: httpx.AsyncClient, number: int) -> None:
+        wanted = search.load(finished.exports / "models" / str(number))(TEXTS)
+        results = (await client.post("/v1/classify", json={"texts": TEXTS})).json()["results"]
+        assert {one["variant"] for one in results} == {f"{STUDY}/{number}"}
+        # Rows that are padded differently are quantised differently.
+        ours, theirs = ([abs((one["label"] != "positive") - one["score"]) for one in rows] for rows in (results, wanted))
+        np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+    with_each_member(finished.exports, tmp_path, converse)
