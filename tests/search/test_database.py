@@ -9,10 +9,13 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from services import WORDS, embed, fleet, talk
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 from statements import before_each
@@ -20,6 +23,9 @@ from statements import before_each
 from search.serve.database.archive import KEY_PREFIX, Archive, NewAnswer, NewPassage, hash_of
 from search.serve.database.tables import ApiKey, Feedback
 from search.serve.database.writer import Writer, WriterFullError
+from search.serve.fleet import EMBEDDING_TASK
+from search.serve.passage_index import Index
+from search.serve.service import Service
 
 ANSWER = NewAnswer("r1", "who?", None, "she", 0.5, 3, 6, None, "trial 7", {"model": 4.5})
 
@@ -212,3 +218,24 @@ def test_a_key_is_revoked_by_the_name_that_it_was_made_with(archive: Archive) ->
     for name in ("n" * 300, "a\0b", "\ud800"):
         archive.make_key(name).result(5)
         assert archive.revoke_key(name).result(5) == 1
+
+
+def test_a_service_answers_over_each_database(archive: Archive, tmp_path: Path) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"text": "Herons stand in water. Some nest in trees.", "source": "birds"}
+        [number] = (await client.post("/v1/passages", json=body)).json()["ids"]
+        reply = (await client.post("/v1/answer", json={"question": "Where do herons stand?"})).json()
+        assert (reply["passage"], reply["answer"]) == (number, "Herons stand in water.")
+        opinion = {"helpful": True, "comment": "yes 😀"}
+        assert (await client.post(f"/v1/answers/{reply['id']}/feedback", json=opinion)).status_code == 204
+        assert (await client.delete(f"/v1/passages/{number}")).status_code == 204
+        [stored] = (await client.get("/v1/history")).json()["answers"]
+        assert (stored["id"], stored["passage"], stored["feedback"]) == (reply["id"], None, opinion)
+        assert (await client.get("/v1/passages")).json() == {"passages": [], "total": 0}
+
+    fleets = {EMBEDDING_TASK: fleet(EMBEDDING_TASK, embed)}
+    backend = Service(archive, Index(tmp_path / "embeddings", WORDS), "words", fleets)
+    try:
+        talk(backend, conversation)
+    finally:
+        backend.close()
