@@ -142,7 +142,9 @@ def talk(
     asyncio.run(run())
 
 
-def with_each_member(exported: Path, folder: Path, converse: Callable[[httpx.AsyncClient, int], Awaitable[None]]) -> None:
+def with_each_member(
+    exported: Path, folder: Path, converse: Callable[[httpx.AsyncClient, int], Awaitable[None]]
+) -> None:
     """Talk with a service of an exported front, once for each of its members, which is pinned meanwhile."""
     front = load_fleet(exported, Limits(slo_s=30.0), 4000.0)
 

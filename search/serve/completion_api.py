@@ -170,9 +170,10 @@ async def _answer(
 
 
 async def _ending(parts: AsyncGenerator[CompletionPart, None]) -> Ending:
-    async for part in parts:
-        if isinstance(part, Ending):
-            return part
+    async with contextlib.aclosing(parts):  # closed at once, so that the completion is counted before it is sent
+        async for part in parts:
+            if isinstance(part, Ending):
+                return part
     raise AssertionError("a completion ends with its ending")
 
 

@@ -111,7 +111,9 @@ def test_a_service_classifies_by_each_exported_member(finished: Finished, tmp_pa
         results = (await client.post("/v1/classify", json={"texts": TEXTS})).json()["results"]
         assert {one["variant"] for one in results} == {f"{STUDY}/{number}"}
         # Rows that are padded differently are quantised differently.
-        ours, theirs = ([abs((one["label"] != "positive") - one["score"]) for one in rows] for rows in (results, wanted))
+        ours, theirs = (
+            [abs((one["label"] != "positive") - one["score"]) for one in rows] for rows in (results, wanted)
+        )
         np.testing.assert_allclose(ours, theirs, atol=0.05)
 
     with_each_member(finished.exports, tmp_path, converse)
