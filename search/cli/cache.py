@@ -17,7 +17,10 @@ def cache(
     max_gb: Annotated[
         float | None,
         typer.Option(
-            "--max-gb", parser=number_option(0), metavar="N", help="remove entries until at most so much is left"
+            "--max-gb",
+            parser=number_option(0),
+            metavar="N",
+            help="remove entries until at most so much is left that exports do not hold too",
         ),
     ] = None,
     mlruns: Mlruns = None,

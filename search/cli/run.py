@@ -64,6 +64,7 @@ def _searched(config: RunConfig, retry_failed: bool, remeasure: bool) -> Result:
 def _shown(config: RunConfig, result: Result) -> int:
     """Print the front and where everything is."""
     from search.report.cache_sentences import slower_caches
+    from search.report.store_lines import disk_line
     from search.report.text import census, pick_lines, ties_text
     from search.track.mlflow_store import ui_text
 
@@ -77,5 +78,6 @@ def _shown(config: RunConfig, result: Result) -> int:
     show_table(front, result.study)
     say([*ties_text(front), *slower_caches(front), census(front), *notes, "", *pick_lines(front)])
     print(f"\nfiles: {result.exports}  (front.html, front.json, best-config.yaml, models/)")
+    print(disk_line(Path(config.mlruns), result.exports))
     print(f"MLflow: {ui_text(Path(config.mlruns), result.page)}")
     return 0

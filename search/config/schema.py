@@ -216,7 +216,7 @@ class EconomyConfig:
 class CacheConfig:
     """The cache of stage results for later trials and searches, in `<mlruns>/cache`."""
 
-    max_gb: Positive | None = 20.0  # above it, what was used longest ago is removed; None: no limit
+    max_gb: Positive | None = 10.0  # above it, what was used longest ago is removed; None: no limit
 
     @property
     def bytes(self) -> int | None:

@@ -17,6 +17,7 @@ from search.front.study_record import StudyRecord
 from search.report.page import front_html
 from search.report.plot import front_png
 from search.report.text import front_json
+from search.store.hard_links import LINKED, link_or_copy
 from search.store.paths import located
 from spaces import registry
 from spaces.build import precision_of
@@ -97,6 +98,8 @@ def export_model(
 ) -> BestConfig:
     """Write the model of `outcome` to `folder`, with its record as `recipe.yaml`; returns the record.
 
+    In the results folder, weights and graphs are hard links to those of the store. A folder elsewhere has copies.
+
     Raises:
         UserError: the weights are no longer in the store, or the runtime cannot make its files here.
     """
@@ -111,10 +114,14 @@ def export_model(
     except Infeasible as reason:
         raise UserError(f"trial {outcome.number}: cannot be exported on this machine: {reason}") from None
     programs = programs_of(source, outcome.recipe)
+    linked: tuple[str, ...] = LINKED if folder.resolve().is_relative_to(study.results.resolve()) else ()
     with replacing_folder(folder, made_again=programs) as partial:
         for name in files_of(source, outcome.recipe):
             (partial / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, partial / name)
+            if name.endswith(linked):
+                link_or_copy(source / name, partial / name)
+            else:
+                shutil.copyfile(source / name, partial / name)
         write_sentence_folder(partial, outcome.recipe, _cut_at(partial, int(study.config["data"]["max_length"])))
         if outcome.number in study.checks:
             shutil.copyfile(study.checks[outcome.number], partial / "reference.npz")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search.store.atomic import sweep
+from search.store.entry import Entry
 from search.store.locks import alone_in
 from search.store.owner import Owner, beat, beating, now_in, rest, silent, temporary, this_process
 from spaces.recipe import digest_of
@@ -26,19 +27,6 @@ HALF_WRITTEN_S = 24 * 3600.0
 #: Versions by stage, raised whenever the code gives another result for the same key (1 for stages not named).
 #: The key of "data", which are quick to make again, has a digest of the code instead.
 CODE_VERSIONS = {"teacher": 5, "statistics": 4, "weights": 7, "predictions": 2}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One folder of the store."""
-
-    folder: Path
-    bytes: int
-    used: float  # seconds since the epoch
-
-    @property
-    def stage(self) -> str:
-        return self.folder.parent.name
 
 
 @dataclass(frozen=True)
@@ -153,26 +141,31 @@ class Store:
     def _entries(self) -> Iterator[Entry]:
         for manifest in self.root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
             with suppress(FileNotFoundError):  # another process removed it
-                files = [p.lstat().st_size for p in manifest.parent.rglob("*") if p.is_file()]
-                yield Entry(manifest.parent, sum(files), manifest.parent.stat().st_mtime)
+                yield Entry.of(manifest.parent)
 
     def prune(self, limit: int) -> list[Entry]:
-        """Remove least recently used entries until at most `limit` bytes, or only entries in use, are left."""
+        """Remove least recently used entries until at most `limit` bytes, or only entries in use, are left.
+
+        Files with a hard link elsewhere, as in an export, do not count, and entries that consist of them stay: their
+        removal would free nothing.
+        """
         if not self.root.is_dir():
             return []
         self._sweep_scratch()
         removed = []
         with alone_in(self.root):
             entries, began = self.entries(), self._oldest_lease()
-            total = sum(entry.bytes for entry in entries)
+            total = sum(entry.freed for entry in entries)
             total += self._prune_scratch(limit - total, began)
             for entry in entries:
                 if total <= limit or entry.used >= began:
                     break
+                if entry.linked:
+                    continue
                 aside = temporary(entry.folder)
                 entry.folder.rename(aside)  # at once, so that nobody finds half of it
                 shutil.rmtree(aside, ignore_errors=True)
-                total -= entry.bytes
+                total -= entry.freed
                 removed.append(entry)
         return removed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from conftest import STUDY, Finished
 
 from search.deliver.best_config import read_best_config, schema
 from search.front.formatting import quantity
+from search.store.hard_links import LINKED
 from search.track.tracker import tracking_uri
 
 EXPORTED = ("front.json", "front.html", "front.png", "best-config.yaml", "fastest.yaml", "most-accurate.yaml")
@@ -77,6 +79,19 @@ def test_all_files_are_there_and_nothing_half_written(finished: Finished) -> Non
         assert not [p for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".npy")]
     hidden = list(finished.exports.rglob(".*")) + list(finished.mlruns.glob("cache/*/.*"))
     assert hidden == []
+
+
+def test_weights_and_graphs_are_on_disk_once_and_it_ends_with_the_disk_that_all_takes(finished: Finished) -> None:
+    def large(folder: str) -> list[os.stat_result]:
+        files = (path for path in (finished.mlruns / folder).rglob("*") if path.suffix in LINKED)
+        return [path.lstat() for path in files if not path.is_symlink()]
+
+    stored = {about.st_ino for about in large("cache")}
+    exported, logged = large("exports"), large("artifacts")
+    assert len(logged) >= len(exported) >= len(finished.models()) > 0
+    assert {about.st_ino for about in (*exported, *logged)} <= stored
+    [line] = [line for line in finished.runs[-1].out.splitlines() if line.startswith("disk: ")]
+    assert f"all of {finished.mlruns} takes 0." in line and "python -m search cache --max-gb 0" in line
 
 
 def test_the_same_command_again_repeats_nothing(finished: Finished) -> None:

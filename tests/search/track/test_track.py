@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +16,7 @@ import pytest
 from search.deliver.export import export
 from search.errors import UserError
 from search.front.front import Front
+from search.store.hard_links import LINKED
 from search.track.log import requirements
 from search.track.tracker import Tracker, tracking_uri, ui_command
 
@@ -138,6 +141,34 @@ def test_a_front_member_loads_as_an_mlflow_model_and_answers_strings(
     assert model.predict(["good", "bad"]) == expected
     assert model.predict(pandas.DataFrame({"text": ["good", "bad"]})) == expected
     assert not list(Path(models[0].artifact_location.removeprefix("file://")).rglob("*.pkl"))
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no links"])
+def test_a_model_in_mlflow_is_the_exported_one_with_its_weights_and_graphs_on_disk_once(
+    store: Path, front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    tracker = started(store, f"links {links}")
+    partial = observe(tracker, front, 3)
+    export(partial, factory.study(partial), tmp_path)
+    with monkeypatch.context() as patch:
+        if not links:
+            patch.setattr(os, "link", refused)
+        tracker.finish(partial, factory.study(partial), tmp_path)
+    place = client(store).get_experiment_by_name(f"links {links}")
+    models = client(store).search_logged_models([place.experiment_id])
+    assert {model.name for model in models} == {f"trial-{outcome.number}" for outcome in partial.members}
+    for model in models:
+        [record] = Path(model.artifact_location.removeprefix("file://")).glob("artifacts/*/recipe.yaml")
+        exported, logged = tmp_path / "models" / model.name.removeprefix("trial-"), record.parent
+        files = [path.relative_to(exported) for path in exported.rglob("*") if path.is_file()]
+        assert set(files) == {path.relative_to(logged) for path in logged.rglob("*") if path.is_file()}
+        assert any(file.suffix in LINKED for file in files)
+        for file in files:
+            assert (exported / file).read_bytes() == (logged / file).read_bytes()
+            assert os.path.samefile(exported / file, logged / file) == (links and file.suffix in LINKED)
 
 
 def test_the_end_of_a_search_renews_what_runs_say(store: Path, front: Front, tmp_path: Path) -> None:
