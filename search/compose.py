@@ -13,7 +13,7 @@ from objectives import fork_server
 from search.config.load import results_folder
 from search.config.schema import RunConfig
 from search.deadline import Clock, OutOfTime
-from search.deliver import finalists, study_attributes
+from search.deliver import finalists, finishing_time, study_attributes
 from search.deliver.export import export
 from search.deliver.reload import reload
 from search.errors import UserError
@@ -228,20 +228,22 @@ def finish_search(
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports, evaluate.measurer.exported)
-        problems = reload(evaluate.measurer, front, exports, view)
+        plan = finishing_time.plan_after_export(config)
+        problems = reload(evaluate.measurer, plan, front, exports, view, clock.left_s)
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
     return Result(front, study, exports, stopped)
 
 
 def _reserver(prepared: Prepared, evaluate: Evaluator, clock: Clock, goes_on: bool) -> Callable[[Front], None]:
-    """A function that keeps time for the finalists, by what the trials so far have taken."""
+    """A function that keeps time for the finalists and the export, by what the trials so far have taken."""
     times = evaluate.measurer.times
     calls_s = [estimate.value / 1e3 for estimate in times.references().values()] if goes_on else [0.0]
     share = len(prepared.split("test")) / len(prepared.split("validation"))
 
     def reserve(front: Front) -> None:
-        held_out_s = finalists.held_out_seconds(front.outcomes, share)
-        clock.reserve_s = finalists.seconds(prepared.config, times.plan, calls_s, held_out_s)
+        held_out_s = finishing_time.held_out_seconds(front.outcomes, share)
+        export_s = finishing_time.export_seconds(front.members)
+        clock.reserve_s = finishing_time.seconds(prepared.config, times.plan, calls_s, held_out_s, export_s)
 
     return reserve

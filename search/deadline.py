@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -39,14 +40,10 @@ class Clock:
     def search_deadline(self) -> float | None:
         return None if self.deadline is None else self.deadline - self.reserve_s
 
-    @staticmethod
-    def now() -> float:
-        """Monotonic seconds, the time scale of `deadline`."""
-        return time.monotonic()
-
-    def over(self) -> bool:
-        """Whether the whole run's time is up."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    @property
+    def left_s(self) -> float:
+        """Seconds left of the whole run's time: infinite without a limit, negative after it."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
     def left(self) -> bool:
         """Whether there is time for another candidate."""

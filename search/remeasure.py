@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from search.deadline import Clock, OutOfTime
+from search.deliver.finishing_time import least_seconds
 from search.execute.evaluate import Evaluator
 from search.front.formatting import describe, text
 from search.front.outcome import LATENCY, Outcome
@@ -40,6 +41,7 @@ def measure_again(prepared: Prepared, view: View, clock: Clock) -> None:
     fresh = replace(prepared, config=replace(config, measure=replace(config.measure, reuse=False)))
     evaluate = Evaluator(fresh, view.progress, clock)
     left = replacement.left
+    clock.reserve_s = least_seconds(config)  # when all are measured again, the front is exported
     view.say(f"      measuring {len(left)} trials again on this machine: times, memory, and quality")
     for done, outcome in enumerate(left):
         try:

@@ -39,7 +39,7 @@ TaskName = Annotated[
     str | None, typer.Option("--task", metavar="NAME", help="the task; without a file, its embedded example is run")
 ]
 Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="the study's total number of trials")]
-Timeout = Annotated[str | None, typer.Option("--timeout", metavar="SECONDS", help="for search and export together")]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="SECONDS", help="for the whole run, export included")]
 StudyOption = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="name of the study; an existing one is resumed")
 ]

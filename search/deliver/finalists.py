@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from objectives import clock as clocks
-from objectives.campaign import CampaignPlan
-from objectives.latency import under
 from objectives.measurement import Measurement
 from objectives.memory import PEAK_MEMORY
 from objectives.reference_speed import as_timed
 from objectives.workload import MARK, marked
-from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.deliver import verify as check
+from search.deliver.finishing_time import TimeLeft, export_seconds, fitting, held_out_seconds, plan_within
 from search.deliver.study_attributes import load_record
 from search.execute.evaluate import Evaluator
 from search.front.final import Final
 from search.front.front import Front
-from search.front.outcome import CALL_TIMES, LATENCY, PREDICTED_TIMES, SPEEDUP, Outcome
+from search.front.outcome import CALL_TIMES, PREDICTED_TIMES, SPEEDUP, Outcome
 from search.front.pareto import dominates
 from search.front.study_record import StudyRecord
 from search.measure.limits import broken
@@ -36,37 +33,8 @@ from search.store.store import digest_in
 from spaces.base import WEIGHTS
 from spaces.recipe import digest_of
 
-#: Seconds that a finalist costs in addition to its blocks: opening it in each set, the held-out split, copying,
-#:     reloading.
-OPENING_S, OVERHEAD_S = 1.5, 4.0
-EXPECTED = 8
-ASSUMED_SPEEDUP = 3.0
 #: Candidates off the front that take part, because the loop's timing does not distinguish them from members.
 NEAR_FRONT = 2
-
-
-def seconds(config: RunConfig, plan: CampaignPlan, calls_s: Sequence[float], held_out_s: float) -> float:
-    """Seconds to reserve for the finalists of a run with a time limit: their usual time, at most a third of the limit.
-
-    Args:
-        plan: of the final campaign.
-        calls_s: seconds of a call of the baseline under each workload; the others are assumed to be
-            `ASSUMED_SPEEDUP` times as fast.
-        held_out_s: seconds of one model's predictions of the held-out split.
-    """
-    timing = sum(plan.model_s(s) + (EXPECTED - 1) * plan.model_s(s / ASSUMED_SPEEDUP) for s in calls_s)
-    usual = timing + EXPECTED * (len(calls_s) * plan.sets * OPENING_S + OVERHEAD_S + held_out_s)
-    return usual if config.budget.timeout is None else min(usual, config.budget.timeout / 3)
-
-
-def held_out_seconds(outcomes: Sequence[Outcome], share: float) -> float:
-    """Expected seconds of a model's predictions of the held-out split, from the mean seconds on validation.
-
-    Args:
-        share: rows of the held-out split divided by rows of validation.
-    """
-    spent = [s for outcome in outcomes if (s := outcome.seconds.get("quality", 0.0)) > 0]
-    return share * sum(spent) / len(spent) if spent else 0.0
 
 
 def finalists_of(front: Front) -> list[Outcome]:
@@ -123,7 +91,7 @@ class Gathered:
     late: dict[int, str] = field(default_factory=dict)
 
 
-LATE = "the time limit passed"
+LATE = "the time limit leaves no time for them"
 
 
 def measure_finalists(
@@ -131,14 +99,14 @@ def measure_finalists(
 ) -> tuple[Front, StudyRecord]:
     """The front by the final campaign, and `study` with held-out results.
 
-    The baselines and the picks come first: when the run's time limit passes, the remaining members keep their quick
-    timing. Weights that the store had dropped are trained again. Where that gives other weights, all their measurements
-    are repeated (`StudyRecord.remeasured`), whatever the time limit. The campaign of an earlier run is reused only for
-    the same finalists and weights under the same conditions.
+    The baselines and the picks come first. Members that the time limit of the run leaves no time for, beside the
+    export, keep their quick timing. Weights that the store had dropped are trained again. Where that gives other
+    weights, all their measurements are repeated (`StudyRecord.remeasured`), whatever the time limit. The campaign of an
+    earlier run is reused only for the same finalists and weights under the same conditions.
     """
     earlier, before = load_record(prepared)
     evaluate.finishing = True
-    gathered = Gathered()
+    gathered, time_left = Gathered(), _time_left(prepared, evaluate.measurer, front, clock)
     while True:  # weights that differ now may change the finalists
         wanted = finalists_of(front.replacing(gathered.remeasured))
         new = [o for o in wanted if o.number not in gathered.weights_sha256 and o.number not in gathered.late]
@@ -146,7 +114,7 @@ def measure_finalists(
             break
         for outcome in new:
             view.progress(f"finalist {outcome.number}", len(gathered.weights_sha256) / len(wanted))
-            _gather(evaluate, Path(prepared.config.mlruns), outcome, earlier, gathered, clock)
+            _gather(evaluate, Path(prepared.config.mlruns), outcome, earlier, gathered, time_left)
     front = front.replacing(gathered.remeasured)
     digest = _digest(
         prepared, evaluate.measurer, [o for o in wanted if o.number in gathered.weights_sha256], gathered.weights_sha256
@@ -154,7 +122,7 @@ def measure_finalists(
     if before.digest == digest and not before.late:
         final = before
     else:
-        final = _campaign(evaluate.measurer, front, gathered, view, clock)
+        final = _campaign(evaluate.measurer, front, gathered, view, time_left)
         final = replace(final, digest=digest if final.measurements else "")
         final = replace(
             final, measurements={n: {**m, **gathered.energy.get(n, {})} for n, m in final.measurements.items()}
@@ -169,13 +137,23 @@ def measure_finalists(
     return front.decided(final, partial(broken, prepared.config.limits, prepared.metric)), study
 
 
+def _time_left(prepared: Prepared, measurer: Measurer, front: Front, clock: Clock) -> TimeLeft:
+    """What the time limit leaves for the finalists, if every member of the front so far is exported."""
+    share = len(prepared.split("test")) / len(prepared.split("validation"))
+    held_out_s = held_out_seconds(front.outcomes, share)
+    times = measurer.times
+    return TimeLeft(clock, export_seconds(front.members), times.plan, ("", *times.marks), share, held_out_s)
+
+
 def _gather(
-    evaluate: Evaluator, results: Path, outcome: Outcome, earlier: StudyRecord, gathered: Gathered, clock: Clock
+    evaluate: Evaluator, results: Path, outcome: Outcome, earlier: StudyRecord, gathered: Gathered, time_left: TimeLeft
 ) -> None:
     """Gather one finalist: its weights, results on the held-out split, and outputs that a reload must reproduce."""
     number, measurer = outcome.number, evaluate.measurer
     here = _weights_here(results, outcome)
-    if clock.over() and outcome.weights_sha256 in ("", here):
+    ready = [one for one, _ in gathered.ready.values()]
+    in_time = not gathered.late and time_left.allows(outcome, ready)
+    if not in_time and outcome.weights_sha256 in ("", here):
         if earlier.weights_sha256.get(number, "") == here != "":
             gathered.held_out[number], gathered.weights_sha256[number] = (
                 earlier.held_out[number],
@@ -217,18 +195,19 @@ def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], weight
     )
 
 
-def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, clock: Clock) -> Final:
+def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, time_left: TimeLeft) -> Final:
     """Time the finalists that are ready, as many as the time limit allows; empty where it allows none."""
-    times, candidates = measurer.times, [outcome for outcome, _ in gathered.ready.values()]
-    left_s = math.inf if clock.deadline is None else clock.deadline - clock.now()
-    count = fitting(times.plan, ("", *times.marks), candidates, left_s)
+    candidates = [outcome for outcome, _ in gathered.ready.values()]
+    left_s = time_left.left_s
+    count = fitting(time_left.plan, time_left.marks, candidates, left_s)
+    plan = plan_within(time_left.plan, time_left.marks, candidates[:count], left_s)
     ready = dict(list(gathered.ready.items())[:count])
     members = {o.number for o in front.members}
     late = {n: LATE for n in (gathered.late.keys() | gathered.ready.keys()) - ready.keys() if n in members}
     baseline, best = front.baseline, front.best_uncompressed
     if (baseline is not None and baseline.number not in ready) or not ready.keys() & members:
         if late:
-            view.say("      the time limit passed: the front keeps its quick timings")
+            view.say("      the time limit leaves no time for a final timing: the front keeps its quick timings")
         return Final()
     models: dict[int, Finalist] = {} if baseline is not None else {BASELINE: measurer.times.baseline_as()}
     for number, (outcome, folder) in ready.items():
@@ -237,7 +216,7 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
         [BASELINE if baseline is None else baseline.number, *([] if best is None else [best.number])]
     )
     final, failed = measurer.times.final(
-        models, [key for key in anchors if key in models], lambda done: view.progress("final timing", done)
+        models, [key for key in anchors if key in models], plan, lambda done: view.progress("final timing", done)
     )
     for number, why in failed.items():
         view.say(f"      {number} could not be timed again: {why}")
@@ -248,22 +227,6 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
             f"({'; '.join(dict.fromkeys(late.values()))})"
         )
     return replace(final, late=late)
-
-
-def fitting(plan: CampaignPlan, marks: Sequence[str], ready: Sequence[Outcome], left_s: float) -> int:
-    """How many of these, in order, the final campaign has time for.
-
-    Args:
-        plan: of the campaign of each workload.
-        marks: of the workloads, "" for the main one.
-        left_s: seconds.
-    """
-    for count, outcome in enumerate(ready):
-        calls_ms = [outcome.value(under(LATENCY, mark)) for mark in marks]
-        left_s -= sum(plan.model_s(ms / 1e3) + plan.sets * OPENING_S for ms in calls_ms)
-        if left_s < 0:
-            return count
-    return len(ready)
 
 
 def _weights_here(results: Path, outcome: Outcome) -> str:

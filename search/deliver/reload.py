@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from objectives.campaign import Campaign, CampaignPlan
+from objectives.campaign_processes import Failures, opened
 from objectives.memory import PEAK_MEMORY
 from objectives.process import Remote
 from search.deliver import verify as check
 from search.deliver.export import exported_folder
+from search.deliver.finishing_time import timing_seconds
 from search.deliver.latency_check import ratio_deviation
 from search.deliver.open_exported import open_exported, recorded_context
 from search.deliver.read_exported import read_exported
+from search.failures import of_the_candidate
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.measure.measurer import Measurer
@@ -21,11 +26,12 @@ from search.report.progress import View
 from search.tasks import task_named
 
 
-def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:
+def reload(measurer: Measurer, plan: CampaignPlan, front: Front, exports: Path, view: View, left_s: float) -> list[str]:
     """Load every exported model in a fresh process and compare its outputs with its record; returns the problems.
 
-    The models are also timed in turns with the baseline. A line tells where a speedup differs from the record, or that
-    the machine is too busy to tell; these are not problems, because the machine may have changed since.
+    Where `left_s` seconds allow it, the models are also timed by `plan`, in turns with the baseline. A line tells where
+    a speedup differs from the record, or why it cannot be told; these are not problems, because the machine may have
+    changed since.
     """
     problems: dict[int, str] = {}
 
@@ -36,7 +42,7 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
         generates = task_named(record.recipe.task).generates
 
         @contextmanager
-        def opened(device: str) -> Iterator[Remote]:
+        def opened_on(device: str) -> Iterator[Remote]:
             with open_exported(folder, record, context) as bench:
                 if problem := check.outputs(folder, record, context, bench).problem:
                     problems[outcome.number] = problem
@@ -47,11 +53,32 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
             with open_exported(folder, record, context) as bench:
                 yield bench
 
-        return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK_MEMORY.name))
+        return Finalist(outcome.recipe, folder, opened_on, outcome.measurements.get(PEAK_MEMORY.name))
 
     view.progress("reloading", 0.0)
-    measured = measurer.times.after_export({o.number: exported(o) for o in front.members})
-    problems |= measured.failed
+    models = {o.number: exported(o) for o in front.members}
+    baseline = [] if front.baseline is None else [front.baseline]
+    if left_s < timing_seconds(plan, [*baseline, *front.members]):
+        problems |= _open_each(models, measurer.context.device)
+        view.say("      after export: the models were not timed, because the time limit leaves no time for it")
+    else:
+        measured = measurer.times.after_export(models, plan)
+        problems |= measured.failed
+        _tell_speed(measured, front, problems, view)
+    return [f"{number}: {problem}" for number, problem in sorted(problems.items())]
+
+
+def _open_each(models: Mapping[int, Finalist], device: str) -> dict[int, str]:
+    """Open each model, which compares its outputs; why models could not be opened, by key."""
+    failed = Failures(lambda error: not of_the_candidate(error))
+    for key, model in models.items():
+        with opened({key: partial(model.opened, device)}, 1, failed):
+            pass
+    return failed
+
+
+def _tell_speed(measured: Campaign, front: Front, problems: Mapping[int, str], view: View) -> None:
+    """Say where a speedup differs from the record, or that the machine is too busy to tell."""
     busy = dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances)
     if busy:
         view.say(f"      after export: the machine is too busy to tell how fast the models are ({'; '.join(busy)})")
@@ -61,4 +88,3 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
             now = measured.ratio(BASELINE, outcome.number)
             if strays := ratio_deviation(recorded, now):
                 view.say(f"      {outcome.number} after export: {strays}")
-    return [f"{number}: {problem}" for number, problem in sorted(problems.items())]

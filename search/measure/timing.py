@@ -26,6 +26,7 @@ from objectives import (
     workload,
 )
 from objectives.bench import Batch, cycle_of
+from objectives.campaign import CampaignPlan
 from objectives.ceilings import ceilings
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
@@ -55,7 +56,7 @@ Timed = dict[str, Measurement]
 Measure = Callable[[list[Batch], Mapping[str, Any]], Timed]  # (inputs, conditions) -> measurements
 OpenOn = Callable[[str], AbstractContextManager[latency.Side]]  # on a device
 Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]]]  # candidate and baseline there
-
+Told = Callable[[float], None]  # told the share that is done, 0 to 1
 
 #: Where a block of calls takes more ms than this, the loop's timing has as few blocks as an interval needs.
 SLOW_MS = 500.0
@@ -98,7 +99,7 @@ class Timings:
         return self._all(recipe, folder, measure)
 
     def final(
-        self, finalists: Mapping[int, Finalist], anchors: Sequence[int], progress: Callable[[float], None]
+        self, finalists: Mapping[int, Finalist], anchors: Sequence[int], plan: CampaignPlan, progress: Told
     ) -> tuple[Final, dict[int, str]]:
         """The final campaigns, one per workload: their results, and why models could not be timed, by key.
 
@@ -111,7 +112,7 @@ class Timings:
         for index, mark in enumerate(marks):
             remaining = {key: finalist for key, finalist in finalists.items() if key not in failed}
             part = partial(_share, progress, index, len(marks))
-            campaigns[mark] = self._campaign(remaining, anchors, mark, self.plan, part)
+            campaigns[mark] = self._campaign(remaining, anchors, mark, plan, part)
             failed |= campaigns[mark].failed
         timed: dict[int, Timed] = {key: {} for key in finalists if key not in failed and key != BASELINE}
         for mark, measured in campaigns.items():
@@ -126,10 +127,9 @@ class Timings:
         references = {mark: self._baseline_of(measured, mark) for mark, measured in campaigns.items()}
         return Final(timed, ratios, references), failed
 
-    def after_export(self, exported: Mapping[int, Finalist], sets: int = 1) -> campaign.Campaign:
-        """A short campaign of exported models and the baseline (`BASELINE`) under the main workload."""
+    def after_export(self, exported: Mapping[int, Finalist], plan: CampaignPlan) -> campaign.Campaign:
+        """A campaign of exported models and the baseline (`BASELINE`) under the main workload."""
         models = {BASELINE: self.baseline_as(), **exported}
-        plan = campaign.CampaignPlan.lasting(self._prepared.config.measure.quick_s / 4, sets=sets)
         return self._campaign(models, (BASELINE,), "", plan, lambda done: None)
 
     def baseline_as(self) -> Finalist:
@@ -143,8 +143,8 @@ class Timings:
         models: Mapping[int, Finalist],
         anchors: Sequence[int],
         mark: str,
-        plan: campaign.CampaignPlan,
-        progress: Callable[[float], None],
+        plan: CampaignPlan,
+        progress: Told,
     ) -> campaign.Campaign:
         inputs, conditions = self.inputs(mark)
         device = conditions["device"]
@@ -183,10 +183,10 @@ class Timings:
         )
 
     @property
-    def plan(self) -> campaign.CampaignPlan:
+    def plan(self) -> CampaignPlan:
         """The plan of the final campaign: each set times a model for at least as long as the quick timing."""
         measure = self._prepared.config.measure
-        plan = campaign.CampaignPlan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
+        plan = CampaignPlan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
         return replace(plan, minimum=cycle_of(self.inputs("")[0]))
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:
@@ -295,6 +295,6 @@ class Timings:
         return roofline.held_against(floor, timed, LATENCY)
 
 
-def _share(progress: Callable[[float], None], done: int, of: int, share: float) -> None:
+def _share(progress: Told, done: int, of: int, share: float) -> None:
     """Report overall progress when part `done` of `of` is at `share`."""
     progress((done + share) / of)

@@ -1,0 +1,144 @@
+"""Predicted seconds of the end of a search: results on the held-out split, the final campaign, and the export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from objectives.campaign import CampaignPlan
+from objectives.latency import FIRST_CALL, PREPARE, under
+from objectives.size import SIZE
+from search.config.schema import RunConfig
+from search.deadline import Clock
+from search.front.outcome import LATENCY, Outcome
+from search.tasks import task_named
+
+#: Seconds to start the process of a model, without its loading and its first call, which were measured.
+OPENING_S = 1.5
+#: Seconds that a finalist costs in addition to its blocks and the held-out split, where its export is not predicted.
+OVERHEAD_S = 4.0
+#: Seconds of an export without its models: the page, the picture, the tables, and MLflow's record.
+REPORTS_S = 5.0
+#: Seconds of each exported model without opening it and copying its files: its record, and the check of its outputs.
+RECORD_S = 0.5
+#: MB a second of copying: a model's files are written to the export and to MLflow, and read again for their digests.
+COPIED_MB_S = 60.0
+EXPECTED = 8
+ASSUMED_SPEEDUP = 3.0
+
+
+def seconds(
+    config: RunConfig, plan: CampaignPlan, calls_s: Sequence[float], held_out_s: float, export_s: float = 0.0
+) -> float:
+    """Seconds to reserve for the end of a run with a time limit: its usual time, at most a third of the limit.
+
+    An export that is expected to take more than that third has its time too, up to half of the limit.
+
+    Args:
+        plan: of the final campaign.
+        calls_s: seconds of a call of the baseline under each workload; the others are assumed to be
+            `ASSUMED_SPEEDUP` times as fast.
+        held_out_s: seconds of one model's predictions of the held-out split.
+        export_s: predicted seconds of the export of the front so far (`export_seconds`).
+    """
+    timing_s = sum(plan.model_s(s) + (EXPECTED - 1) * plan.model_s(s / ASSUMED_SPEEDUP) for s in calls_s)
+    models_s = EXPECTED * (len(calls_s) * plan.sets * OPENING_S + held_out_s)
+    usual_s = timing_s + models_s + max(EXPECTED * OVERHEAD_S, export_s)
+    limit_s = config.budget.timeout
+    return usual_s if limit_s is None else max(min(usual_s, limit_s / 3), min(export_s, limit_s / 2))
+
+
+def least_seconds(config: RunConfig) -> float:
+    """Seconds to reserve for an export where nothing is known of the front: at most a third of the limit."""
+    usual_s = REPORTS_S + EXPECTED * OVERHEAD_S
+    return usual_s if config.budget.timeout is None else min(usual_s, config.budget.timeout / 3)
+
+
+def held_out_seconds(outcomes: Sequence[Outcome], share: float) -> float:
+    """Expected seconds of a model's predictions of the held-out split, from the mean seconds on validation.
+
+    Args:
+        share: rows of the held-out split divided by rows of validation.
+    """
+    spent = [s for outcome in outcomes if (s := outcome.seconds.get("quality", 0.0)) > 0]
+    return share * sum(spent) / len(spent) if spent else 0.0
+
+
+def opening_seconds(outcome: Outcome) -> float:
+    """Expected seconds until the model has answered a first call in a fresh process."""
+    load, first = (outcome.measurements.get(objective.name) for objective in (PREPARE, FIRST_CALL))
+    return OPENING_S + (0.0 if load is None else load.value) + (0.0 if first is None else first.value / 1e3)
+
+
+def campaign_seconds(plan: CampaignPlan, marks: Sequence[str], outcome: Outcome) -> float:
+    """Expected seconds that the model adds to the campaigns of all workloads, without repeated attempts.
+
+    Args:
+        plan: of the campaign of each workload.
+        marks: of the workloads, "" for the main one.
+    """
+    calls_ms = [outcome.value(under(LATENCY, mark)) for mark in marks]
+    return sum(plan.model_s(ms / 1e3) + plan.sets * opening_seconds(outcome) for ms in calls_ms)
+
+
+def export_seconds(members: Sequence[Outcome]) -> float:
+    """Expected seconds of the export of these models, with the check of their outputs but without a timing."""
+    return REPORTS_S + sum(map(_exported_s, members))
+
+
+def _exported_s(outcome: Outcome) -> float:
+    opened = 2 if task_named(outcome.recipe.task).generates else 1  # what scores texts, and what generates
+    size = outcome.measurements.get(SIZE.name)
+    copying_s = 0.0 if size is None else size.value / COPIED_MB_S
+    return RECORD_S + opened * opening_seconds(outcome) + copying_s
+
+
+def fitting(plan: CampaignPlan, marks: Sequence[str], ready: Sequence[Outcome], left_s: float) -> int:
+    """How many of these, in order, the final campaign has `left_s` seconds for.
+
+    Args:
+        plan, marks: as of `campaign_seconds`.
+    """
+    for count, outcome in enumerate(ready):
+        left_s -= campaign_seconds(plan, marks, outcome)
+        if left_s < 0:
+            return count
+    return len(ready)
+
+
+def timing_seconds(plan: CampaignPlan, models: Sequence[Outcome], marks: Sequence[str] = ("",)) -> float:
+    """Expected seconds of the campaigns of these models, if each set takes all its attempts."""
+    return plan.attempts * sum(campaign_seconds(plan, marks, outcome) for outcome in models)
+
+
+def plan_within(plan: CampaignPlan, marks: Sequence[str], ready: Sequence[Outcome], left_s: float) -> CampaignPlan:
+    """The plan, with a single attempt of each set where `left_s` seconds are too few for all attempts of all sets."""
+    return plan if timing_seconds(plan, ready, marks) <= left_s else replace(plan, attempts=1)
+
+
+def plan_after_export(config: RunConfig) -> CampaignPlan:
+    """The plan of the timing of exported models: one set of processes, a quarter of the time of a trial."""
+    return CampaignPlan.lasting(config.measure.quick_s / 4, sets=1)
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """What the time limit of a run leaves for its finalists."""
+
+    clock: Clock
+    export_s: float  # kept for the export
+    plan: CampaignPlan  # of the final campaign of each workload
+    marks: tuple[str, ...]  # of the workloads, "" for the main one
+    share: float  # rows of the held-out split divided by rows of validation
+    held_out_s: float  # of the predictions of the held-out split by a model whose own seconds are not known
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left without those of the export; infinite without a time limit."""
+        return self.clock.left_s - self.export_s
+
+    def allows(self, outcome: Outcome, ready: Sequence[Outcome]) -> bool:
+        """Whether there is time for the held-out results of a finalist, and for a campaign of it and those `ready`."""
+        held_out_s = held_out_seconds([outcome], self.share) or self.held_out_s
+        timing_s = sum(campaign_seconds(self.plan, self.marks, one) for one in (*ready, outcome))
+        return opening_seconds(outcome) + held_out_s + timing_s <= self.left_s
