@@ -60,6 +60,13 @@ def as_timed(figure: Measurement) -> Measurement:
     return replace(figure, value=figure.conditions["as_timed"], interval=(low, high))
 
 
+def own_estimate(figure: Measurement) -> Estimate:
+    """The value of a measurement with the interval of its own error alone, without that of its reference."""
+    clock = as_timed(figure)
+    low, high = (end * figure.value / clock.value for end in clock.interval)
+    return Estimate(figure.value, low, high)
+
+
 def at_speeds_of(references: Mapping[str, Estimate], measured: Mapping[str, Measurement]) -> dict[str, Measurement]:
     """`measured` with the latencies of each workload scaled to its reference (ms), which is given by workload mark."""
     counted = dict(measured)

@@ -34,7 +34,8 @@ class BestConfig:
     measurements: Mapping[str, Measurement]  # validation split, timing of the final campaign
     quick: Mapping[str, Measurement]  # the search's own timing, which the campaign replaced; may be empty
     held_out: Mapping[str, Measurement]  # test split; may be empty
-    speedup: Mapping[str, Any]  # over_eager_fp32, over_best_uncompressed: {value, interval} or None
+    #: of: the time that is compared; over_eager_fp32, over_best_uncompressed: {value, interval} or None
+    speedup: Mapping[str, Any]
     conditions: Mapping[str, Any]  # hardware fingerprint and workload
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by name in the model folder

@@ -24,7 +24,7 @@ from search.deliver.read_exported import read_exported
 from search.errors import UserError
 from search.front.formatting import text as text_of
 from search.front.formatting import times
-from search.front.outcome import LATENCY
+from search.front.outcome import LATENCY, SPEEDUP
 from search.measure.timed_inputs import random_batches, with_texts
 from search.prepare.prepared import cores
 from search.prepare.runner import stored_teacher
@@ -96,12 +96,12 @@ def latency_line(
     """
     if busy:
         return f"latency: not compared, because this machine is too busy to tell: {'; '.join(busy)}", "unknown"
-    if ratio is None or record.speedup.get("over_eager_fp32") is None:
+    paired = record.measurements.get(SPEEDUP)  # of whole calls, whatever time the study optimised
+    if ratio is None or paired is None:
         then = record.measurements[LATENCY]
         text = f"latency: {text_of(now)} here, {text_of(then)} in the record"
         return f"{text}; not compared, because the uncompressed model is not here to be timed beside it", "unknown"
-    recorded = record.speedup["over_eager_fp32"]
-    before = Estimate(recorded["value"], *recorded["interval"])
+    before = paired.estimate
     text = f"latency: {times(ratio)} over the uncompressed model here, {times(before)} in the record"
     off = quotient(ratio, before)
     if off.includes(1.0) or abs(off.value - 1) < ALIKE:

@@ -19,7 +19,7 @@ from search.deliver.open_exported import open_exported, recorded_context
 from search.deliver.read_exported import read_exported
 from search.failures import of_the_candidate
 from search.front.front import Front
-from search.front.outcome import Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer
 from search.measure.timing import BASELINE, Finalist
 from search.report.progress import View
@@ -83,7 +83,7 @@ def _tell_speed(measured: Campaign, front: Front, problems: Mapping[int, str], v
     if busy:
         view.say(f"      after export: the machine is too busy to tell how fast the models are ({'; '.join(busy)})")
     for outcome in [] if busy else front.members:
-        recorded = front.speedup(outcome, front.baseline)
+        recorded = front.speedup(outcome, front.baseline, LATENCY)  # of whole calls, as it is timed here
         if recorded and outcome.number not in problems:
             now = measured.ratio(BASELINE, outcome.number)
             if strays := ratio_deviation(recorded, now):

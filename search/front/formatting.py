@@ -5,6 +5,7 @@ from __future__ import annotations
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from objectives.quality import metrics
+from search.front.outcome import LATENCY
 from spaces.recipe import Recipe, Step
 
 #: Names of measurements, other than metrics, in tables and plots.
@@ -42,6 +43,11 @@ def title(objective: str) -> str:
     plain, mark = objective.partition("/")[::2]
     titles = {**MEASUREMENT_TITLES, **{metric.name: metric.title for metric in metrics()}}
     return titles.get(plain, plain.replace("_", " ")) + (f" at {mark}" if mark else "")
+
+
+def in_time(text: str, time: str) -> str:
+    """`text` about a speedup, with the time that it is of where that is not `LATENCY`: "x eager in time per token"."""
+    return text if time == LATENCY else f"{text} in {title(time)}"
 
 
 def quantity(value: float, unit: str) -> str:

@@ -8,22 +8,22 @@ from functools import cached_property
 from itertools import combinations
 
 from objectives.estimate import Estimate, difference, ratio
+from objectives.latency import under
 from objectives.quality import metrics
 from objectives.reference_speed import at_speeds_of
-from objectives.workload import MARK, marked
+from objectives.workload import marked
 from search.errors import UserError, unknown
 from search.front.final import Final
 from search.front.formatting import quantity, significant, text
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, PREDICTED_TIMES, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
+from search.front.speedups import AS_TIMES, clock_ratio, optimised_time
 
 PICKS = ("fastest", "balanced", "most-accurate")
 
 #: Objectives with a measurement that is paired with the baseline (same rows, alternating blocks). The paired interval
 #: is narrower, so it decides whether two candidates are distinguishable.
 PAIRED = {**{metric.name: LOSS for metric in metrics()}, **dict.fromkeys(CALL_TIMES, SPEEDUP)}
-#: Objectives whose ratio between two models of one campaign is the ratio of their times, or its inverse.
-AS_TIMES = (*CALL_TIMES, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
 
 
@@ -132,24 +132,39 @@ class Front:
 
     @property
     def best_uncompressed(self) -> Outcome | None:
-        """The uncompressed model under its fastest runtime; None where it was not timed."""
-        timed = [o for o in self.uncompressed if LATENCY in o.measurements]
+        """The uncompressed model under the runtime that is fastest in `time`; None where it was not timed."""
+        timed = [o for o in self.uncompressed if self.time in o.measurements]
         timed = [o for o in timed if o.number in self.final.measurements] or timed
-        return min(timed, key=lambda o: o.value(LATENCY), default=None)
+        return min(timed, key=lambda o: o.value(self.time), default=None)
 
-    def speedup(self, outcome: Outcome, over: Outcome | None) -> Estimate | None:
+    @property
+    def time(self) -> str:
+        """The name of the time that speedups are of: the target `speed`, or that behind the first target with one.
+
+        It is `LATENCY` for all that is counted of whole calls, and where no target has to do with time.
+        """
+        return optimised_time((self.speed.objective, *(t.objective for t in self.targets)))
+
+    def speedup(self, outcome: Outcome, over: Outcome | None, time: str = "") -> Estimate | None:
         """How many times as fast as `over` an outcome is, with a 95 % interval; None where it was not measured.
 
-        The final campaign measured the ratio itself. In the loop both were paired with the baseline, so the estimate
-        is the quotient of the two paired ratios.
+        Of whole calls the final campaign measured the ratio itself. In the loop both were paired with the baseline, so
+        the estimate is the quotient of the two paired ratios. Other times are compared by the clock.
+
+        Args:
+            time: the name of the time that is compared; "": the one that the study optimises (`Front.time`).
         """
         if over is None:
             return None
         if over.recipe == outcome.recipe:
             return AGAINST_ITSELF[SPEEDUP]
-        if together := self.final.ratio(over.number, outcome.number):
+        compared = time or self.time
+        plain, mark = marked(compared)
+        if plain not in CALL_TIMES:
+            return clock_ratio(over, outcome, compared)
+        if together := self.final.ratio(over.number, outcome.number, mark):
             return together
-        mine, theirs = self._paired(outcome, SPEEDUP), self._paired(over, SPEEDUP)
+        mine, theirs = (self._paired(one, under(SPEEDUP, mark)) for one in (outcome, over))
         if self.baseline and over.recipe == self.baseline.recipe:
             return mine  # that is what it was paired with; the baseline against itself would only add noise
         return ratio(mine, theirs) if mine and theirs else None
@@ -245,7 +260,7 @@ class Front:
 
     def _difference(self, target: Target, a: Outcome, b: Outcome) -> Estimate:
         plain, mark = marked(target.objective)
-        name = f"{PAIRED[plain]}{MARK}{mark}" if mark and plain in PAIRED else PAIRED.get(plain, "")
+        name = under(PAIRED[plain], mark) if plain in PAIRED else ""
         x, y = self._paired(a, name), self._paired(b, name)
         if not (x and y):
             x, y = (o.measurements[target.objective].estimate for o in (a, b))

@@ -15,7 +15,7 @@ from objectives.estimate import Estimate
 from objectives.kv_cache import A_TOKEN
 from objectives.measurement import Measurement
 from objectives.roofline import STEP_FRACTION
-from search.front.formatting import chance, describe, interval, quantity, text, times, title
+from search.front.formatting import chance, describe, in_time, interval, quantity, text, times, title
 from search.front.front import Front
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
@@ -67,6 +67,7 @@ def front_html(front: Front, study: StudyRecord) -> str:
         census=census(front),
         picks=[_pick(front, study, name, outcome) for name, outcome in front.picks.items()],
         picture=_themed(front_svg(front)),
+        time="" if front.time == LATENCY else title(front.time),
         ties=ties_text(front),
         slower=slower_caches(front),
         notes=study.notes,
@@ -124,8 +125,8 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
         Column("trial", lambda o: Cell(o.number, str(o.number))),
         words("recipe", lambda o: describe(o.recipe), "words recipe"),
         *(of(name) for name in names),
-        estimated("x eager", "x", lambda o: front.speedup(o, front.baseline)),
-        estimated("x best", "x", lambda o: front.speedup(o, front.best_uncompressed)),
+        estimated(in_time("x eager", front.time), "x", lambda o: front.speedup(o, front.baseline)),
+        estimated(in_time("x best", front.time), "x", lambda o: front.speedup(o, front.best_uncompressed)),
         Column(f"loss ({front.loss_unit})", lambda o: _lost(front, o)),
         Column("test", lambda o: _measured(study.held_out.get(o.number, {}).get(study.metric))),
         *([Column(BITS_A_BYTE, lambda o: _bits(study, o))] if bits else []),
@@ -178,8 +179,8 @@ def _pick(front: Front, study: StudyRecord, name: str, outcome: Outcome) -> dict
     values = outcome.measurements
     tested = study.held_out.get(outcome.number, {}).get(study.metric)
     facts = {
-        "over eager fp32": times(front.speedup(outcome, front.baseline)),
-        "over the best uncompressed": times(front.speedup(outcome, front.best_uncompressed)),
+        in_time("over eager fp32", front.time): times(front.speedup(outcome, front.baseline)),
+        in_time("over the best uncompressed", front.time): times(front.speedup(outcome, front.best_uncompressed)),
         **{title(n): text(values[n]) for n in (LOSS, "latency_p90_ms", "size_mb") if n in values},
         f"{title(LOSS)} by chance": chance(values[LOSS]) if LOSS in values else "",
         f"{title(study.metric)} on the test split": text(tested) if tested else "",

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.front.formatting import describe, significant, text, times, title
+from search.front.formatting import describe, in_time, significant, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
 from search.front.study_record import StudyRecord
@@ -60,7 +60,7 @@ def tooltip(front: Front, outcome: Outcome) -> str:
     values = [f"{title(t.objective)} {text(outcome.measurements[t.objective])}" for t in front.targets]
     speedup = times(front.speedup(outcome, front.baseline))
     standing = front.standing(outcome)
-    figures = ", ".join([*values, *([f"{speedup} over eager fp32"] if speedup else [])])
+    figures = ", ".join([*values, *([in_time(f"{speedup} over eager fp32", front.time)] if speedup else [])])
     return f"trial {outcome.number}: {describe(outcome.recipe)}\n{figures}\n{standing}"
 
 

@@ -27,7 +27,8 @@ def line_of(outcome: Outcome, front: Front) -> str:
     """A trial in one line: number, recipe, figures, and whether it is on the front or why not."""
     if outcome.status != "complete":
         return f"{outcome.number:>4}  {outcome.status:<10} {describe(outcome.recipe)}: {outcome.reason}"
-    figures = [text(outcome.measurements[front.quality.objective]), text(outcome.measurements[LATENCY])]
+    timed = outcome.measurements.get(front.time) or outcome.measurements[LATENCY]
+    figures = [text(outcome.measurements[front.quality.objective]), text(timed)]
     faster = times(front.speedup(outcome, front.baseline))
     standing = front.standing(outcome)
     marks = f"  (noisy: {outcome.noise})" if outcome.noise else ""

@@ -11,7 +11,7 @@ from objectives.estimate import Estimate
 from objectives.kv_cache import A_TOKEN
 from objectives.measurement import Measurement
 from objectives.quality import metrics
-from search.front.formatting import describe, text, times, title
+from search.front.formatting import describe, in_time, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
@@ -103,9 +103,10 @@ def _trial(front: Front, outcome: Outcome) -> dict[str, Any]:
 
 
 def speedups(front: Front, outcome: Outcome) -> dict[str, Any]:
-    """Speedups over each baseline, with intervals; None where they were not measured."""
+    """Speedups over each baseline, with intervals, and the time that they are of; None where not measured."""
     over = {"over_eager_fp32": front.baseline, "over_best_uncompressed": front.best_uncompressed}
-    return {name: _estimate(front.speedup(outcome, other)) for name, other in over.items()}
+    ratios = {name: _estimate(front.speedup(outcome, other)) for name, other in over.items()}
+    return {"of": front.time, **ratios}
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
@@ -142,7 +143,8 @@ def headline(front: Front) -> str:
     speedup, loss = front.speedup(pick, front.baseline), front.loss(pick)
     if not (speedup and loss):
         return f"The balanced pick is trial {pick.number}"
-    return f"Balanced pick: {times(speedup)} as fast as the uncompressed model, {_loss(loss, front.loss_unit)}"
+    faster = in_time(f"{times(speedup)} as fast as the uncompressed model", front.time)
+    return f"Balanced pick: {faster}, {_loss(loss, front.loss_unit)}"
 
 
 def _loss(loss: Estimate, unit: str) -> str:
@@ -158,7 +160,7 @@ def pick_lines(front: Front) -> list[str]:
         values = outcome.measurements
         figures = ", ".join(text(values[t.objective]) for t in front.targets)
         over = [
-            f"{times(ratio)} over {label}"
+            in_time(f"{times(ratio)} over {label}", front.time)
             for label, base in (
                 ("eager fp32", front.baseline),
                 ("the best uncompressed", front.best_uncompressed),
@@ -173,7 +175,8 @@ def pick_lines(front: Front) -> list[str]:
 
 def note(front: Front, study: StudyRecord) -> str:
     """The picks as a Markdown table: what MLflow shows first of a search."""
-    heads = ["pick", "trial", *(title(t.objective) for t in front.targets), "x eager fp32", "x best", "what"]
+    faster = [in_time(head, front.time) for head in ("x eager fp32", "x best")]
+    heads = ["pick", "trial", *(title(t.objective) for t in front.targets), *faster, "what"]
     lines = [f"**{headline(front)}**", "", f"{study.device}, {study.workload}. {census(front)}.", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, outcome in front.picks.items():
@@ -195,7 +198,8 @@ def table(front: Front, study: StudyRecord) -> Table:
     heads = [title(name) for name in names]
     by_number = {o.number: o for o in (*front.members, *front.uncompressed)}
     bits = {n: value for n in by_number if (value := bits_a_byte(study, n)) is not None}
-    for head in ("trial", *heads, "x eager", "x best", "size", "test", *([BITS_A_BYTE] if bits else []), "what"):
+    faster = [in_time(head, front.time) for head in ("x eager", "x best")]
+    for head in ("trial", *heads, *faster, "size", "test", *([BITS_A_BYTE] if bits else []), "what"):
         rows.add_column(head, justify="left" if head == "what" else "right", overflow="fold")
     named = {o.number: name for name, o in reversed(front.picks.items())}
     for outcome in sorted(by_number.values(), key=lambda o: o.value(front.speed.objective)):

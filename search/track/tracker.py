@@ -45,8 +45,8 @@ NUMBER = "number"  # tag of a trial's run: its name may be changed in MLflow's p
 FLUSH_EVERY = 5
 GUIDE = """One nested run a trial, `trial-<number>`; the parent run holds the front (`front.html`) and files.
 The filter `tags.on_front = "true"` shows the front alone; `tags.baseline = "true"` is the uncompressed model.
-`speedup` is over plain PyTorch on the same device, `quality_loss` in points of the metric, or in % of an error
-or a perplexity."""
+`speedup` is that of a whole call over plain PyTorch on the same device, `quality_loss` in points of the metric, or
+in % of an error or a perplexity."""
 
 
 class Tracker:
