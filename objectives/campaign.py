@@ -66,14 +66,16 @@ class CampaignPlan:
         in_a_set = max(seconds / count, at_least_s)
         return cls(block_s=in_a_set / ROUNDS, warm_s=min(1.0, in_a_set / 2), sets=count)
 
-    def model_s(self, call_s: float = 0.0) -> float:
+    def model_s(self, call_s: float = 0.0, device: str = "cpu") -> float:
         """Upper bound, in seconds, on the warm-up and the blocks of one model in all sets, without repeated attempts.
 
         `call_s` is the time of one call. A block has at least `minimum` calls, after an untimed one where calls take
-        `LONG_CALL_S` or less.
+        `LONG_CALL_S` or less. On "cuda" a block that is timed on the device follows each.
         """
         uncounted_s = call_s if call_s <= LONG_CALL_S else 0.0
         block_s = max(self.block_s, self.minimum * call_s) + uncounted_s
+        if device == "cuda":
+            block_s += max(DEVICE_SHARE * self.block_s, self.minimum * call_s) + call_s
         return self.sets * (self.rounds * block_s + max(self.warm_s, WARM_CALLS * call_s))
 
 

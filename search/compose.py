@@ -228,8 +228,7 @@ def finish_search(
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports, evaluate.measurer.exported)
-        plan = finishing_time.plan_after_export(config)
-        problems = reload(evaluate.measurer, plan, front, exports, view, clock.left_s)
+        problems = reload(evaluate.measurer, front, exports, view, clock.left_s)
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
     return Result(front, study, exports, stopped)
@@ -238,12 +237,13 @@ def finish_search(
 def _reserver(prepared: Prepared, evaluate: Evaluator, clock: Clock, goes_on: bool) -> Callable[[Front], None]:
     """A function that keeps time for the finalists and the export, by what the trials so far have taken."""
     times = evaluate.measurer.times
-    calls_s = [estimate.value / 1e3 for estimate in times.references().values()] if goes_on else [0.0]
+    calls_s = {mark: ms.value / 1e3 for mark, ms in times.references().items()} if goes_on else {"": 0.0}
+    plans = finishing_time.plans_of(times)
     share = len(prepared.split("test")) / len(prepared.split("validation"))
 
     def reserve(front: Front) -> None:
         held_out_s = finishing_time.held_out_seconds(front.outcomes, share)
         export_s = finishing_time.export_seconds(front.members)
-        clock.reserve_s = finishing_time.seconds(prepared.config, times.plan, calls_s, held_out_s, export_s)
+        clock.reserve_s = finishing_time.seconds(prepared.config, plans, calls_s, held_out_s, export_s)
 
     return reserve

@@ -14,7 +14,7 @@ from objectives.reference_speed import as_timed
 from objectives.workload import MARK, marked
 from search.deadline import Clock
 from search.deliver import verify as check
-from search.deliver.finishing_time import TimeLeft, export_seconds, fitting, held_out_seconds, plan_within
+from search.deliver.finishing_time import TimeLeft, export_seconds, fitting, held_out_seconds, plans_of, plans_within
 from search.deliver.study_attributes import load_record
 from search.execute.evaluate import Evaluator
 from search.front.final import Final
@@ -141,8 +141,7 @@ def _time_left(prepared: Prepared, measurer: Measurer, front: Front, clock: Cloc
     """What the time limit leaves for the finalists, if every member of the front so far is exported."""
     share = len(prepared.split("test")) / len(prepared.split("validation"))
     held_out_s = held_out_seconds(front.outcomes, share)
-    times = measurer.times
-    return TimeLeft(clock, export_seconds(front.members), times.plan, ("", *times.marks), share, held_out_s)
+    return TimeLeft(clock, export_seconds(front.members), plans_of(measurer.times), share, held_out_s)
 
 
 def _gather(
@@ -190,7 +189,7 @@ def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], weight
             "models": sorted([o.number, o.recipe.digest, weights_sha256[o.number]] for o in timed),
             "hardware": clocks.digest(prepared.environment),
             "workloads": {mark: times.inputs(mark)[1] for mark in ("", *times.marks)},
-            "seconds": times.plan.model_s(),
+            "seconds": times.plan("").model_s(),
         }
     )
 
@@ -199,8 +198,8 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
     """Time the finalists that are ready, as many as the time limit allows; empty where it allows none."""
     candidates = [outcome for outcome, _ in gathered.ready.values()]
     left_s = time_left.left_s
-    count = fitting(time_left.plan, time_left.marks, candidates, left_s)
-    plan = plan_within(time_left.plan, time_left.marks, candidates[:count], left_s)
+    count = fitting(time_left.plans, candidates, left_s)
+    plans = plans_within(time_left.plans, candidates[:count], left_s)
     ready = dict(list(gathered.ready.items())[:count])
     members = {o.number for o in front.members}
     late = {n: LATE for n in (gathered.late.keys() | gathered.ready.keys()) - ready.keys() if n in members}
@@ -216,7 +215,7 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
         [BASELINE if baseline is None else baseline.number, *([] if best is None else [best.number])]
     )
     final, failed = measurer.times.final(
-        models, [key for key in anchors if key in models], plan, lambda done: view.progress("final timing", done)
+        models, [key for key in anchors if key in models], plans, lambda done: view.progress("final timing", done)
     )
     for number, why in failed.items():
         view.say(f"      {number} could not be timed again: {why}")

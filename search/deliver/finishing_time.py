@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from objectives.campaign import CampaignPlan
@@ -11,6 +11,7 @@ from objectives.size import SIZE
 from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.front.outcome import LATENCY, Outcome
+from search.measure.timing import Timings
 from search.tasks import task_named
 
 #: Seconds to start the process of a model, without its loading and its first call, which were measured.
@@ -26,24 +27,33 @@ COPIED_MB_S = 60.0
 EXPECTED = 8
 ASSUMED_SPEEDUP = 3.0
 
+CampaignPlans = Mapping[str, CampaignPlan]  # by the mark of the workload, "" for the main one
+
+
+def plans_of(times: Timings) -> CampaignPlans:
+    """The plans of the final campaigns."""
+    return {mark: times.plan(mark) for mark in ("", *times.marks)}
+
 
 def seconds(
-    config: RunConfig, plan: CampaignPlan, calls_s: Sequence[float], held_out_s: float, export_s: float = 0.0
+    config: RunConfig, plans: CampaignPlans, calls_s: Mapping[str, float], held_out_s: float, export_s: float = 0.0
 ) -> float:
     """Seconds to reserve for the end of a run with a time limit: its usual time, at most a third of the limit.
 
     An export that is expected to take more than that third has its time too, up to half of the limit.
 
     Args:
-        plan: of the final campaign.
-        calls_s: seconds of a call of the baseline under each workload; the others are assumed to be
+        plans: of the final campaigns, by the mark of the workload.
+        calls_s: seconds of a call of the baseline, by the mark of the workload; the others are assumed to be
             `ASSUMED_SPEEDUP` times as fast.
         held_out_s: seconds of one model's predictions of the held-out split.
         export_s: predicted seconds of the export of the front so far (`export_seconds`).
     """
-    timing_s = sum(plan.model_s(s) + (EXPECTED - 1) * plan.model_s(s / ASSUMED_SPEEDUP) for s in calls_s)
-    models_s = EXPECTED * (len(calls_s) * plan.sets * OPENING_S + held_out_s)
-    usual_s = timing_s + models_s + max(EXPECTED * OVERHEAD_S, export_s)
+    usual_s = EXPECTED * held_out_s + max(EXPECTED * OVERHEAD_S, export_s)
+    for mark, call_s in calls_s.items():
+        plan = plans[mark]
+        usual_s += plan.model_s(call_s) + (EXPECTED - 1) * plan.model_s(call_s / ASSUMED_SPEEDUP)
+        usual_s += EXPECTED * plan.sets * OPENING_S
     limit_s = config.budget.timeout
     return usual_s if limit_s is None else max(min(usual_s, limit_s / 3), min(export_s, limit_s / 2))
 
@@ -70,15 +80,14 @@ def opening_seconds(outcome: Outcome) -> float:
     return OPENING_S + (0.0 if load is None else load.value) + (0.0 if first is None else first.value / 1e3)
 
 
-def campaign_seconds(plan: CampaignPlan, marks: Sequence[str], outcome: Outcome) -> float:
-    """Expected seconds that the model adds to the campaigns of all workloads, without repeated attempts.
-
-    Args:
-        plan: of the campaign of each workload.
-        marks: of the workloads, "" for the main one.
-    """
-    calls_ms = [outcome.value(under(LATENCY, mark)) for mark in marks]
-    return sum(plan.model_s(ms / 1e3) + plan.sets * opening_seconds(outcome) for ms in calls_ms)
+def campaign_seconds(plans: CampaignPlans, outcome: Outcome) -> float:
+    """Expected seconds that the model adds to the campaigns of all workloads, without repeated attempts."""
+    needed_s = 0.0
+    for mark, plan in plans.items():
+        call = outcome.measurements[under(LATENCY, mark)]
+        device = str(call.conditions.get("device", ""))
+        needed_s += plan.model_s(call.value / 1e3, device) + plan.sets * opening_seconds(outcome)
+    return needed_s
 
 
 def export_seconds(members: Sequence[Outcome]) -> float:
@@ -93,32 +102,26 @@ def _exported_s(outcome: Outcome) -> float:
     return RECORD_S + opened * opening_seconds(outcome) + copying_s
 
 
-def fitting(plan: CampaignPlan, marks: Sequence[str], ready: Sequence[Outcome], left_s: float) -> int:
-    """How many of these, in order, the final campaign has `left_s` seconds for.
-
-    Args:
-        plan, marks: as of `campaign_seconds`.
-    """
+def fitting(plans: CampaignPlans, ready: Sequence[Outcome], left_s: float) -> int:
+    """How many of these, in order, the final campaigns have `left_s` seconds for."""
     for count, outcome in enumerate(ready):
-        left_s -= campaign_seconds(plan, marks, outcome)
+        left_s -= campaign_seconds(plans, outcome)
         if left_s < 0:
             return count
     return len(ready)
 
 
-def timing_seconds(plan: CampaignPlan, models: Sequence[Outcome], marks: Sequence[str] = ("",)) -> float:
+def timing_seconds(plans: CampaignPlans, models: Sequence[Outcome]) -> float:
     """Expected seconds of the campaigns of these models, if each set takes all its attempts."""
-    return plan.attempts * sum(campaign_seconds(plan, marks, outcome) for outcome in models)
+    once_s = sum(campaign_seconds(plans, outcome) for outcome in models)
+    return once_s * max(plan.attempts for plan in plans.values())
 
 
-def plan_within(plan: CampaignPlan, marks: Sequence[str], ready: Sequence[Outcome], left_s: float) -> CampaignPlan:
-    """The plan, with a single attempt of each set where `left_s` seconds are too few for all attempts of all sets."""
-    return plan if timing_seconds(plan, ready, marks) <= left_s else replace(plan, attempts=1)
-
-
-def plan_after_export(config: RunConfig) -> CampaignPlan:
-    """The plan of the timing of exported models: one set of processes, a quarter of the time of a trial."""
-    return CampaignPlan.lasting(config.measure.quick_s / 4, sets=1)
+def plans_within(plans: CampaignPlans, ready: Sequence[Outcome], left_s: float) -> CampaignPlans:
+    """The plans, with a single attempt of each set where `left_s` seconds are too few for all attempts of all sets."""
+    if timing_seconds(plans, ready) <= left_s:
+        return plans
+    return {mark: replace(plan, attempts=1) for mark, plan in plans.items()}
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,7 @@ class TimeLeft:
 
     clock: Clock
     export_s: float  # kept for the export
-    plan: CampaignPlan  # of the final campaign of each workload
-    marks: tuple[str, ...]  # of the workloads, "" for the main one
+    plans: CampaignPlans  # of the final campaigns
     share: float  # rows of the held-out split divided by rows of validation
     held_out_s: float  # of the predictions of the held-out split by a model whose own seconds are not known
 
@@ -140,5 +142,5 @@ class TimeLeft:
     def allows(self, outcome: Outcome, ready: Sequence[Outcome]) -> bool:
         """Whether there is time for the held-out results of a finalist, and for a campaign of it and those `ready`."""
         held_out_s = held_out_seconds([outcome], self.share) or self.held_out_s
-        timing_s = sum(campaign_seconds(self.plan, self.marks, one) for one in (*ready, outcome))
+        timing_s = sum(campaign_seconds(self.plans, one) for one in (*ready, outcome))
         return opening_seconds(outcome) + held_out_s + timing_s <= self.left_s

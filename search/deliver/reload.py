@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from objectives.campaign import Campaign, CampaignPlan
+from objectives.campaign import Campaign
 from objectives.campaign_processes import Failures, opened
 from objectives.memory import PEAK_MEMORY
 from objectives.process import Remote
@@ -26,12 +26,12 @@ from search.report.progress import View
 from search.tasks import task_named
 
 
-def reload(measurer: Measurer, plan: CampaignPlan, front: Front, exports: Path, view: View, left_s: float) -> list[str]:
+def reload(measurer: Measurer, front: Front, exports: Path, view: View, left_s: float) -> list[str]:
     """Load every exported model in a fresh process and compare its outputs with its record; returns the problems.
 
-    Where `left_s` seconds allow it, the models are also timed by `plan`, in turns with the baseline. A line tells where
-    a speedup differs from the record, or why it cannot be told; these are not problems, because the machine may have
-    changed since.
+    Where `left_s` seconds allow it, the models are also timed, in turns with the baseline. A line tells where a speedup
+    differs from the record, or why it cannot be told; these are not problems, because the machine may have changed
+    since.
     """
     problems: dict[int, str] = {}
 
@@ -58,11 +58,12 @@ def reload(measurer: Measurer, plan: CampaignPlan, front: Front, exports: Path, 
     view.progress("reloading", 0.0)
     models = {o.number: exported(o) for o in front.members}
     baseline = [] if front.baseline is None else [front.baseline]
-    if left_s < timing_seconds(plan, [*baseline, *front.members]):
+    plans = {"": measurer.times.plan_after_export}
+    if left_s < timing_seconds(plans, [*baseline, *front.members]):
         problems |= _open_each(models, measurer.context.device)
         view.say("      after export: the models were not timed, because the time limit leaves no time for it")
     else:
-        measured = measurer.times.after_export(models, plan)
+        measured = measurer.times.after_export(models)
         problems |= measured.failed
         _tell_speed(measured, front, problems, view)
     return [f"{number}: {problem}" for number, problem in sorted(problems.items())]

@@ -33,7 +33,7 @@ class Outcome:
     status: Status
     reason: str = ""
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage: weights, export, quality, latency
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage ("weights", "export", "latency"); disjoint
     folder: str = ""  # where its weights are stored, relative to the results folder
     baseline: bool = False  # the uncompressed model
     limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ PREDICT_CHUNK = 64  # batches per call, so that a long split reports progress an
 
 
 class Stopwatch:
-    """Adds up seconds by stage."""
+    """Adds up seconds by stage; those of a stage inside another one count for the inner one alone."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -49,11 +49,12 @@ class Stopwatch:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of the block to `stage`."""
-        started = time.monotonic()
+        started, before = time.monotonic(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+            inside = sum(self.seconds.values()) - before
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started - inside
 
 
 class Measurer:
@@ -99,7 +100,8 @@ class Measurer:
                 output = self.output(recipe, folder, held(bench), "validation")
                 measurements |= self.qualities(output, "validation", recipe)
             if ENERGY.name in (*self._prepared.config.objectives, *self._prepared.config.limits.others):
-                measurements |= self.energy(held(bench))
+                with self._watch.timed("energy"):
+                    measurements |= self.energy(held(bench))
         measurements |= self.sizes(recipe, folder)
         self._reuse.keep(recipe, folder, measurements)
         return measurements
@@ -108,7 +110,8 @@ class Measurer:
         """Raise ArithmeticError where the weights in fp32 give other outputs than under eager PyTorch."""
         if build.precision_of(recipe) == {"precision": "fp32"}:
             encoded, capacity = self._prepared.whole("validation").encoded, self.context.cache_tokens
-            check_parity(self._prepared.task, recipe, folder, bench, encoded, self._limit_s(), capacity)
+            with self._watch.timed("parity"):
+                check_parity(self._prepared.task, recipe, folder, bench, encoded, self._limit_s(), capacity)
 
     def recall(self, digests: Collection[str]) -> None:
         """Reuse also noisy measurements of these recipes, which an equal search made."""
@@ -117,9 +120,9 @@ class Measurer:
     @contextmanager
     def _opening(self, stage: str, recipe: Recipe, folder: Path) -> Iterator[Remote]:
         """`opened`, with the seconds of opening recorded under `stage`."""
-        started = time.monotonic()
-        with self.opened(recipe, folder) as bench:
-            self._watch.seconds[stage] = time.monotonic() - started
+        with ExitStack() as stack:
+            with self._watch.timed(stage):
+                bench = stack.enter_context(self.opened(recipe, folder))
             yield bench
 
     @contextmanager

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 LATENCIES = "latency"
 
 Timed = dict[str, Measurement]
-Measure = Callable[[list[Batch], Mapping[str, Any]], Timed]  # (inputs, conditions) -> measurements
 OpenOn = Callable[[str], AbstractContextManager[latency.Side]]  # on a device
 Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]]]  # candidate and baseline there
 Told = Callable[[float], None]  # told the share that is done, 0 to 1
@@ -87,50 +86,57 @@ class Timings:
 
     def quick(self, opened: Pairs, recipe: Recipe, folder: Path) -> Timed:
         """The timing of the search loop: one process per side, which `opened` gives for a device."""
-        config = self._prepared.config
-        protocol = latency.QUICK.lasting(config.measure.quick_s)
-        if self.reference("").estimate.value * cycle_of(self.inputs("")[0]) > SLOW_MS:
-            protocol = replace(protocol, blocks=stats.MINIMUM_PAIRS)
-
-        def measure(inputs: list[Batch], conditions: Mapping[str, Any]) -> Timed:
+        timed: Timed = {}
+        for mark in ("", *self.marks):
+            inputs, conditions = self.inputs(mark)
+            protocol, seed = self._protocol(mark), self._prepared.config.seed
             with opened(conditions["device"]) as (candidate, baseline):
-                return latency.measure(candidate, baseline, inputs, protocol, config.seed, conditions)
+                measured = latency.measure(candidate, baseline, inputs, protocol, seed, conditions)
+            if mark:
+                timed |= latency.renamed(self.at_one_speed(measured, mark), mark)
+            else:
+                timed |= self.at_one_speed(self._with_roofline(measured, inputs, recipe, folder), mark)
+        return timed
 
-        return self._all(recipe, folder, measure)
+    def _protocol(self, mark: str) -> latency.Protocol:
+        """The protocol of the quick timing under a workload: few blocks where a block of its calls takes long."""
+        protocol = latency.QUICK.lasting(self._prepared.config.measure.quick_s)
+        block_ms = self.reference(mark).estimate.value * cycle_of(self.inputs(mark)[0])
+        return replace(protocol, blocks=stats.MINIMUM_PAIRS) if block_ms > SLOW_MS else protocol
 
     def final(
-        self, finalists: Mapping[int, Finalist], anchors: Sequence[int], plan: CampaignPlan, progress: Told
+        self, models: Mapping[int, Finalist], anchors: Sequence[int], plans: Mapping[str, CampaignPlan], progress: Told
     ) -> tuple[Final, dict[int, str]]:
         """The final campaigns, one per workload: their results, and why models could not be timed, by key.
 
         `anchors` are the baseline and the fastest uncompressed model; a baseline that is not a trial has key
-        `BASELINE`.
+        `BASELINE`. `plans` are by mark.
         """
         marks, seed = ("", *self.marks), self._prepared.config.seed
         campaigns: dict[str, campaign.Campaign] = {}
         failed: dict[int, str] = {}
         for index, mark in enumerate(marks):
-            remaining = {key: finalist for key, finalist in finalists.items() if key not in failed}
+            remaining = {key: model for key, model in models.items() if key not in failed}
             part = partial(_share, progress, index, len(marks))
-            campaigns[mark] = self._campaign(remaining, anchors, mark, plan, part)
+            campaigns[mark] = self._campaign(remaining, anchors, mark, plans[mark], part)
             failed |= campaigns[mark].failed
-        timed: dict[int, Timed] = {key: {} for key in finalists if key not in failed and key != BASELINE}
+        timed: dict[int, Timed] = {key: {} for key in models if key not in failed and key != BASELINE}
         for mark, measured in campaigns.items():
             inputs, conditions = self.inputs(mark)
             for key in timed:
                 figures = campaign_measurements.measurements(measured, key, conditions["batch"], seed, conditions)
                 if not mark:
-                    figures = self._with_roofline(figures, inputs, finalists[key].recipe, finalists[key].folder)
+                    figures = self._with_roofline(figures, inputs, models[key].recipe, models[key].folder)
                 timed[key] |= latency.renamed(figures, mark) if mark else figures
         pairs = list(combinations(timed, 2))
         ratios = {mark: {pair: measured.ratio(*pair) for pair in pairs} for mark, measured in campaigns.items()}
         references = {mark: self._baseline_of(measured, mark) for mark, measured in campaigns.items()}
         return Final(timed, ratios, references), failed
 
-    def after_export(self, exported: Mapping[int, Finalist], plan: CampaignPlan) -> campaign.Campaign:
-        """A campaign of exported models and the baseline (`BASELINE`) under the main workload."""
+    def after_export(self, exported: Mapping[int, Finalist]) -> campaign.Campaign:
+        """A short campaign of exported models and the baseline (`BASELINE`) under the main workload."""
         models = {BASELINE: self.baseline_as(), **exported}
-        return self._campaign(models, (BASELINE,), "", plan, lambda done: None)
+        return self._campaign(models, (BASELINE,), "", self.plan_after_export, lambda done: None)
 
     def baseline_as(self) -> Finalist:
         """The baseline as a side of a campaign."""
@@ -139,12 +145,7 @@ class Timings:
         return Finalist(recipe, prepared.teacher, self._baseline)
 
     def _campaign(
-        self,
-        models: Mapping[int, Finalist],
-        anchors: Sequence[int],
-        mark: str,
-        plan: CampaignPlan,
-        progress: Told,
+        self, models: Mapping[int, Finalist], anchors: Sequence[int], mark: str, plan: CampaignPlan, progress: Told
     ) -> campaign.Campaign:
         inputs, conditions = self.inputs(mark)
         device = conditions["device"]
@@ -168,10 +169,8 @@ class Timings:
 
     def _baseline_of(self, measured: campaign.Campaign, mark: str) -> Estimate:
         conditions, seed = self.inputs(mark)[1], self._prepared.config.seed
-        latency_of_baseline = campaign_measurements.measurements(
-            measured, measured.anchors[0], conditions["batch"], seed, conditions
-        )[LATENCY]
-        return latency_of_baseline.estimate
+        rows, key = conditions["batch"], measured.anchors[0]
+        return campaign_measurements.measurements(measured, key, rows, seed, conditions)[LATENCY].estimate
 
     @cached_property
     def _references(self) -> References:
@@ -182,11 +181,16 @@ class Timings:
             {"architecture": architecture, "weights": weight_shapes(teacher)},
         )
 
-    @property
-    def plan(self) -> CampaignPlan:
-        """The plan of the final campaign: each set times a model for at least as long as the quick timing."""
+    def plan(self, mark: str) -> CampaignPlan:
+        """The plan of a workload's final campaign: each set times a model for at least as long as the quick timing."""
         measure = self._prepared.config.measure
         plan = CampaignPlan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
+        return replace(plan, minimum=cycle_of(self.inputs(mark)[0]))
+
+    @property
+    def plan_after_export(self) -> CampaignPlan:
+        """The plan of the timing of exported models: one set of processes, a quarter of the time of a trial."""
+        plan = CampaignPlan.lasting(self._prepared.config.measure.quick_s / 4, sets=1)
         return replace(plan, minimum=cycle_of(self.inputs("")[0]))
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:
@@ -204,17 +208,18 @@ class Timings:
     def reference(self, mark: str) -> Reference:
         """The reference latency of the baseline under a workload; measured where it is not stored."""
         inputs, conditions = self.inputs(mark)
-        return self._references.of(inputs, conditions, partial(self._baseline_ms, inputs, conditions))
+        return self._references.of(inputs, conditions, partial(self._baseline_ms, mark))
 
-    def _baseline_ms(self, inputs: list[Batch], conditions: Mapping[str, Any]) -> Measurement:
+    def _baseline_ms(self, mark: str) -> Measurement:
         """The latency of the baseline, timed beside a second process of itself as candidates are timed beside it.
 
         A process gets faster with age. One that is timed alone is younger at each block than one that takes turns, so
         its time would differ from that of the baseline in the loop's comparisons.
         """
+        inputs, conditions = self.inputs(mark)
         device, seed = conditions["device"], self._prepared.config.seed
         opened, read = partial(self._baseline, device), partial(clock.read, device=device)
-        measured = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan, seed, read)
+        measured = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan(mark), seed, read)
         timed = campaign_measurements.measurements(measured, 0, conditions["batch"], seed, conditions)[LATENCY]
         loose = noise.of_estimate("median", timed.estimate)
         noisy = "; ".join(filter(None, (timed.conditions["noisy"], *loose)))
@@ -234,15 +239,6 @@ class Timings:
         config = self._prepared.config
         suffixes = (workload.marked(name)[1] for name in (*config.objectives, *config.limits.others))
         return tuple(dict.fromkeys(mark for mark in suffixes if mark))
-
-    def _all(self, recipe: Recipe, folder: Path, measure: Measure) -> Timed:
-        inputs, conditions = self.inputs("")
-        timed = self._with_roofline(measure(inputs, conditions), inputs, recipe, folder)
-        timed = self.at_one_speed(timed, "")
-        for mark in self.marks:
-            counted = self.at_one_speed(measure(*self.inputs(mark)), mark)
-            timed |= latency.renamed(counted, mark)
-        return timed
 
     def inputs(self, mark: str) -> tuple[list[Batch], dict[str, Any]]:
         """Batches and conditions of a workload, computed once."""

@@ -30,6 +30,7 @@ from spaces.runtime import Context
 from . import factory
 
 HELD_OUT_S = 20.0
+PLAN = CampaignPlan.lasting(2.4)
 FRONT = Front(factory.TARGETS, tuple(replace(one, seconds={"quality": HELD_OUT_S}) for one in factory.front().outcomes))
 LINES = SimpleNamespace(progress=lambda stage, done: None, say=lambda line: None)
 
@@ -38,12 +39,14 @@ class Machine:
     """A machine on which all takes as long as it is predicted, and every set of a campaign is disturbed."""
 
     marks = ()
-    plan = CampaignPlan.lasting(2.4)
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.attempts = 0
         self.measurer = self.times = self  # it is the evaluator too
+
+    def plan(self, mark: str) -> CampaignPlan:
+        return PLAN
 
     def weights(self, recipe: Recipe) -> Path:
         return Path("weights")
@@ -70,10 +73,10 @@ class Machine:
         return [], {}
 
     def final(
-        self, models: Mapping[int, Recipe], anchors: Sequence[int], plan: CampaignPlan, progress: object
+        self, models: Mapping[int, Recipe], anchors: Sequence[int], plans: Mapping[str, CampaignPlan], progress: object
     ) -> tuple[Final, dict[int, str]]:
-        self.attempts = plan.attempts
-        self.now += timing_seconds(plan, [one for one in FRONT.outcomes if one.number in models])
+        self.attempts = plans[""].attempts
+        self.now += timing_seconds(plans, [one for one in FRONT.outcomes if one.number in models])
         final = factory.campaign(FRONT)
         return replace(final, measurements={n: m for n, m in final.measurements.items() if n in models}), {}
 
@@ -127,7 +130,7 @@ def test_with_time_enough_every_finalist_is_timed_and_disturbed_sets_again(
 ) -> None:
     front = ended(machine, Clock(timeout_s))
     assert {one.number for one in FRONT.members} <= front.final.measurements.keys() and not front.final.late
-    assert machine.attempts == Machine.plan.attempts
+    assert machine.attempts == PLAN.attempts
     assert machine.now >= 1000.0 + HELD_OUT_S * len(finalists_of(FRONT))
 
 
@@ -148,7 +151,7 @@ def test_exported_models_are_checked_but_not_timed_where_no_time_is_left(monkeyp
 
     timed: list[set[int]] = []
 
-    def after_export(models: Mapping[int, object], plan: CampaignPlan) -> Any:
+    def after_export(models: Mapping[int, object]) -> Any:
         timed.append(set(models))
         ratio = {number: FRONT.speedup(one, FRONT.baseline) for number, one in by_number.items()}
         return SimpleNamespace(failed={}, groups=(), ratio=lambda baseline, number: ratio[number])
@@ -159,14 +162,15 @@ def test_exported_models_are_checked_but_not_timed_where_no_time_is_left(monkeyp
     monkeypatch.setattr(verify, "outputs", outputs)
     said: list[str] = []
     view = cast(Any, SimpleNamespace(progress=LINES.progress, say=said.append))
-    measurer = cast(Any, SimpleNamespace(context=Context(), times=SimpleNamespace(after_export=after_export)))
+    times = SimpleNamespace(after_export=after_export, plan_after_export=PLAN)
+    measurer = cast(Any, SimpleNamespace(context=Context(), times=times))
 
-    problems = reloading.reload(measurer, Machine.plan, FRONT, Path("exports"), view, left_s=1.0)
+    problems = reloading.reload(measurer, FRONT, Path("exports"), view, left_s=1.0)
     assert problems == sorted([f"{wrong}: other outputs", f"{broken}: OSError: it cannot be read"], key=_number)
     assert sorted(checked) == sorted(set(by_number) - {broken}) and not timed
     assert said == ["      after export: the models were not timed, because the time limit leaves no time for it"]
 
-    assert reloading.reload(measurer, Machine.plan, FRONT, Path("exports"), view, left_s=math.inf) == []
+    assert reloading.reload(measurer, FRONT, Path("exports"), view, left_s=math.inf) == []
     assert timed == [set(by_number)] and len(said) == 1
 
 
