@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from objectives.measurement import Direction, Measurement
+from objectives.workload import marked
 from spaces.recipe import Recipe
 
 LATENCY = "latency_p50_ms"
@@ -18,6 +19,13 @@ SPEEDUP = "speedup"
 LOSS = "quality_loss"
 
 Status = Literal["complete", "infeasible", "rejected", "failed"]
+
+
+def noise_in(measurements: Mapping[str, Measurement]) -> str:
+    """Why the times of calls are noisy, under any workload; "" where none is."""
+    timed = [figure for name, figure in measurements.items() if marked(name)[0] == LATENCY]
+    reasons = [str(figure.conditions.get("noisy", "")) for figure in timed]
+    return "; ".join(dict.fromkeys(filter(None, reasons)))
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,8 @@ class Outcome:
 
     @property
     def noise(self) -> str:
-        """Why its times are noisy, or ""."""
-        timed = self.measurements.get(LATENCY)
-        return "" if timed is None else str(timed.conditions.get("noisy", ""))
+        """Why its times are noisy, or "" (`noise_in`)."""
+        return noise_in(self.measurements)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.measurement import Measurement
-from search.front.outcome import LATENCY
+from search.front.outcome import noise_in
 from search.measure.graphs import made_by
 from search.measure.limits import measured_for
 from search.measure.timing import Timings
@@ -80,7 +80,7 @@ class Reuse:
                 json.dumps([since, {name: m.to_json() for name, m in measurements.items()}])
             )
 
-        noisy = bool(measurements[LATENCY].conditions.get("noisy"))
+        noisy = bool(noise_in(measurements))
         self._prepared.store.make(MEASURED_STAGE, self._key(recipe, folder, noisy), make)
 
     def _key(self, recipe: Recipe, folder: Path, noisy: bool = False) -> dict[str, Any]:

@@ -119,3 +119,11 @@ def test_noise_is_what_the_latencys_conditions_say() -> None:
     timed = replace(quiet.measurements[LATENCY], conditions=conditions)
     assert replace(quiet, measurements={LATENCY: timed}).noise == "another process ran"
     assert Outcome(6, factory.recipe(), "failed").noise == ""
+
+
+def test_noise_under_another_workload_is_said_too_and_each_reason_once() -> None:
+    quiet = factory.outcome(5, 0.8, 4.0)
+    plain = quiet.measurements[LATENCY]
+    busy, hot = (replace(plain, conditions={"noisy": reason}) for reason in ("another process ran", "it was hot"))
+    figures = {LATENCY: plain, f"{LATENCY}/b32": busy, f"{LATENCY}/b8": busy, f"{LATENCY}/b4": hot}
+    assert replace(quiet, measurements=figures).noise == "another process ran; it was hot"

@@ -101,3 +101,15 @@ def test_what_is_not_all_that_is_asked_for_is_not_kept(tmp_path: Path) -> None:
     weights, wanted = folder_of(store, "weights", b"one"), ("accuracy", LATENCY, "energy_mj")
     reuse(store, wanted=wanted).keep(RECIPE, weights, FOUND)
     assert reuse(store, wanted=wanted).find(RECIPE, weights) is None
+
+
+@pytest.mark.parametrize("name", [LATENCY, f"{LATENCY}/b32"])
+def test_what_was_noisy_under_any_workload_is_measured_again(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    weights = folder_of(store, "weights", b"one")
+    noisy = replace(P50.counted(2.0, {"noisy": "another process ran"}), objective=name)
+    reuse(store).keep(RECIPE, weights, {**FOUND, name: noisy})
+    later = reuse(store)
+    assert later.find(RECIPE, weights) is None
+    later.recalled = {RECIPE.digest}
+    assert later.find(RECIPE, weights) is not None, "an equal search repeats the trials of the earlier one"
