@@ -22,7 +22,7 @@ OVERHEAD_S = 4.0
 REPORTS_S = 5.0
 #: Seconds of each exported model without opening it and copying its files: its record, and the check of its outputs.
 RECORD_S = 0.5
-#: MB a second of copying: a model's files are written to the export and to MLflow, and read again for their digests.
+#: MB a second: files of a model are linked or copied to the export and to MLflow, and read again for their digests.
 COPIED_MB_S = 60.0
 EXPECTED = 8
 ASSUMED_SPEEDUP = 3.0
