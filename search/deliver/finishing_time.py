@@ -19,8 +19,8 @@ OPENING_S = 1.5
 #: Seconds that a finalist costs in addition to its blocks and the held-out split, where its export is not predicted.
 OVERHEAD_S = 4.0
 #: Seconds of an export without its models: the page, the picture, the tables, and MLflow's record.
-REPORTS_S = 5.0
-#: Seconds of each exported model without opening it and copying its files: its record, and the check of its outputs.
+REPORTS_S = 2.0
+#: Seconds of each exported model without its loading and its files: its record, a process, the check of its outputs.
 RECORD_S = 0.5
 #: MB a second: files of a model are linked or copied to the export and to MLflow, and read again for their digests.
 COPIED_MB_S = 60.0
@@ -76,8 +76,12 @@ def held_out_seconds(outcomes: Sequence[Outcome], share: float) -> float:
 
 def opening_seconds(outcome: Outcome) -> float:
     """Expected seconds until the model has answered a first call in a fresh process."""
+    return OPENING_S + _loading_s(outcome)
+
+
+def _loading_s(outcome: Outcome) -> float:
     load, first = (outcome.measurements.get(objective.name) for objective in (PREPARE, FIRST_CALL))
-    return OPENING_S + (0.0 if load is None else load.value) + (0.0 if first is None else first.value / 1e3)
+    return (0.0 if load is None else load.value) + (0.0 if first is None else first.value / 1e3)
 
 
 def campaign_seconds(plans: CampaignPlans, outcome: Outcome) -> float:
@@ -99,7 +103,7 @@ def _exported_s(outcome: Outcome) -> float:
     opened = 2 if task_named(outcome.recipe.task).generates else 1  # what scores texts, and what generates
     size = outcome.measurements.get(SIZE.name)
     copying_s = 0.0 if size is None else size.value / COPIED_MB_S
-    return RECORD_S + opened * opening_seconds(outcome) + copying_s
+    return RECORD_S + opened * _loading_s(outcome) + copying_s
 
 
 def fitting(plans: CampaignPlans, ready: Sequence[Outcome], left_s: float) -> int:
