@@ -16,6 +16,7 @@ from search.serve.database.archive import Archive, NewAnswer, NewPassage
 from search.serve.database.tables import Passage
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline
+from search.serve.document_store import store_document
 from search.serve.fleet import EMBEDDING_TASK, Fleet, answered
 from search.serve.passage_index import Index
 from search.serve.reserve import Reserve, handing_over_s
@@ -150,7 +151,7 @@ class Service:
 
     async def add_passages(self, passages: Sequence[NewPassage]) -> list[int]:
         """Store passages and add them to the index; returns their numbers, in order."""
-        numbers = await asyncio.wrap_future(self.archive.add_passages(passages))
+        numbers = await store_document(self.archive, passages)
         await self.embed_missing()
         return numbers
 
