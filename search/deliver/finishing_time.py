@@ -21,7 +21,7 @@ OVERHEAD_S = 4.0
 #: Seconds of an export without its models: the page, the picture, the tables, and MLflow's record.
 REPORTS_S = 2.0
 #: Seconds of each exported model without its loading and its files: its record, a process, the check of its outputs.
-RECORD_S = 0.5
+RECORD_S = 0.3
 #: MB a second: files of a model are linked or copied to the export and to MLflow, and read again for their digests.
 COPIED_MB_S = 60.0
 EXPECTED = 8
