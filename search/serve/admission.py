@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: Share of the taken requests that may miss their deadline.
@@ -34,3 +36,18 @@ class AdmissionMargin:
     def learn(self, missed: bool) -> None:
         """Record a tight request that was answered, or that missed its deadline."""
         self.factor = min(max(self.factor + RATE * (missed - MISSES), 0.0), MOST)
+
+
+def spread_s(own_s: float, calls: Iterable[tuple[int, float]], tail: float, workers: int) -> float:
+    """Seconds from the median to the 99th percentile of the time until a call is done that waits for others.
+
+    Calls vary independently of each other, so that their variances add up.
+
+    Args:
+        own_s: expected seconds of the call itself.
+        calls: (number, expected seconds of each) of those before it.
+        tail: p99 over p50 of a call's time.
+        workers: that share the calls.
+    """
+    squares = own_s**2 + sum(number * seconds**2 for number, seconds in calls) / workers**2
+    return (tail - 1.0) * math.sqrt(squares)

@@ -13,6 +13,7 @@ Time is passed in, in seconds of any monotonic clock: a simulator and `search.se
 from __future__ import annotations
 
 import math
+import operator
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from search.serve.admission import TIGHT, AdmissionMargin
+from search.serve.admission import TIGHT, AdmissionMargin, spread_s
 from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
 from search.serve.variants import Variant, useful_batch
@@ -58,15 +59,24 @@ def limits_for(variants: Sequence[Variant], limits: Limits) -> Limits:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One row that waits for an answer."""
+    """One row that waits for an answer.
+
+    It is to be answered by `due_s`, and is computed after that too, behind those that can be in time, up to
+    `deadline_s`.
+    """
 
     length: int  # tokens
     arrived_s: float
     deadline_s: float
     payload: Any = None
+    due_s: float = math.inf  # at most the deadline
     failures: int = 0
     withdrawn: bool = False  # nobody waits for it any more
     tight: bool = False  # taken with little time to spare
+    overdue: bool = False  # not answered by `due_s`, and due by its deadline since
+
+    def __post_init__(self) -> None:
+        self.due_s = min(self.due_s, self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +118,7 @@ class Batcher:
         return sum(map(len, self._buckets.values()))
 
     @property
-    def running(self) -> int:
-        """The number of batches that are being computed."""
+    def running(self) -> int:  # batches
         return len(self._running)
 
     @property
@@ -118,18 +127,17 @@ class Batcher:
         return self._margin.factor
 
     def rate(self, now_s: float) -> float:
-        """The current rate of arrivals in requests per second."""
+        """Arrivals per second."""
         return self._rate * math.exp(-max(now_s - self._rate_at_s, 0.0) / self.RATE_S)
 
     def offer(self, request: Request, now_s: float) -> Refusal | None:
         """Queue the request, or return why it is refused."""
         self._rate, self._rate_at_s = self.rate(now_s) + 1.0 / self.RATE_S, now_s
         refusal = self._refusal(request, now_s)
-        if refusal is not None:
-            self.refused += 1
-            return refusal
-        self._buckets[self.limits.padded(request.length)].append(request)
-        return None
+        if refusal is None:
+            self._buckets[self.limits.padded(request.length)].append(request)
+        self.refused += refusal is not None
+        return refusal
 
     def withdraw(self, request: Request) -> None:
         """Remove a request that nobody waits for any more, unless it is running."""
@@ -141,10 +149,10 @@ class Batcher:
     def next_batch(self, now_s: float) -> RequestBatch | None:
         """The batch for a free worker, without expired requests; None where none is due."""
         self._drop_hopeless(now_s)
-        due = [length for length, bucket in self._buckets.items() if bucket and self._due_at(length, now_s) <= now_s]
+        due = [n for n, bucket in self._buckets.items() if bucket and self._due_at(n, now_s) <= now_s]
         if not due:
             return None
-        length = min(due, key=lambda length: self._buckets[length][0].deadline_s)
+        length = min(due, key=lambda length: self._buckets[length][0].due_s)
         try:
             choice = self.controller.decide(self._backlog(length, now_s), now_s)
         except UnavailableError:
@@ -169,13 +177,12 @@ class Batcher:
         """
         self._running.discard(batch)
         if not error:
-            computed = batch.length if length is None else length
-            if computed:
+            if computed := batch.length if length is None else length:
                 self.controller.served(batch.variant, len(batch.requests), computed, now_s - batch.started_s)
             else:
                 self.controller.healthy(batch.variant.number)
             self.served += len(batch.requests)
-            self.late += sum(request.deadline_s < now_s for request in batch.requests)
+            self.late += sum(request.overdue or request.due_s < now_s for request in batch.requests)
             self._learn(batch.requests, now_s)
             return ()
         self.controller.failed(batch.variant, now_s, error)
@@ -198,7 +205,7 @@ class Batcher:
         Where every variant is out, a batch is due when the first of them is tried again.
         """
         due = min((self._due_at(n, now_s) for n, bucket in self._buckets.items() if bucket), default=math.inf)
-        ends = min((r.deadline_s for bucket in self._buckets.values() for r in islice(bucket, 1)), default=math.inf)
+        ends = min((r.due_s for bucket in self._buckets.values() for r in islice(bucket, 1)), default=math.inf)
         return min(max(due, self.controller.back_at(now_s)), ends)
 
     def drain_s(self, now_s: float) -> float:
@@ -221,19 +228,17 @@ class Batcher:
         drain = self._left_s(now_s) + sum(number * seconds for number, seconds in calls) / self.workers
         if self.waiting >= self.limits.max_queue:
             return Refusal("queue full", drain / 2)
-        padded = self.limits.padded(request.length)
         # It travels with rows that wait before it. With room for a call on one row only, a full queue would be late.
+        padded = self.limits.padded(request.length)
         company = len(self._buckets[padded]) + 1
         if company > 1:  # one row is always within the limit
             company = min(company, backlog.batch_limit(times, fastest, padded))
         own = times.expected_s(fastest, company, padded)
-        # Calls vary independently of each other, so that their variances add up.
         calls += [(1, batch.done_s - batch.started_s) for batch in self._running]
-        squares = own**2 + sum(number * seconds**2 for number, seconds in calls) / self.workers**2
-        spread = (times.tail(fastest) - 1.0) * math.sqrt(squares)
         # With nothing before it there is no capacity to be over: it may be in time, if it is expected to be.
-        needed = self._margin.needed_s(drain + own, spread if calls else 0.0)
-        left = request.deadline_s - now_s
+        spread = spread_s(own, calls, times.tail(fastest), self.workers) if calls else 0.0
+        needed = self._margin.needed_s(drain + own, spread)
+        left = request.due_s - now_s
         request.tight = needed > TIGHT * left
         return Refusal("over capacity", needed - left) if needed > left else None
 
@@ -241,24 +246,28 @@ class Batcher:
         """Adjust the margin by tight requests that end now, in time or not."""
         for request in requests:
             if request.tight:
-                self._margin.learn(request.deadline_s < now_s)
+                self._margin.learn(request.due_s < now_s)
+                request.tight = False
 
     def _drop_hopeless(self, now_s: float) -> None:
-        """Drop requests that have expired, or that even the fastest variant would answer too late."""
+        """Drop requests that even the fastest variant would answer after their deadline; others wait as overdue."""
         try:
             fastest = self.controller.fastest(now_s)
         except UnavailableError:
             fastest = None
-        for length, bucket in self._buckets.items():
-            if not bucket:
+        for length, bucket in filter(operator.itemgetter(1), self._buckets.items()):
+            done_s = now_s + (0.0 if fastest is None else self.controller.times.expected_s(fastest, 1, length))
+            if min(request.due_s for request in bucket) >= done_s:
                 continue
-            needed = 0.0 if fastest is None else self.controller.times.expected_s(fastest, 1, length)
-            if min(request.deadline_s for request in bucket) < now_s + needed:
-                gone = [request for request in bucket if request.deadline_s < now_s + needed]
-                self._buckets[length] = deque(r for r in bucket if r.deadline_s >= now_s + needed)
-                self._expired += gone
-                self.dropped += len(gone)
-                self._learn(gone, math.inf)
+            gone = [request for request in bucket if request.deadline_s < done_s]
+            overdue = [request for request in bucket if request.due_s < done_s <= request.deadline_s]
+            in_time = [request for request in bucket if request.due_s >= done_s]
+            self._learn((*gone, *overdue), math.inf)
+            for request in overdue:
+                request.due_s, request.overdue = request.deadline_s, True
+            self._buckets[length] = deque((*in_time, *overdue))
+            self._expired += gone
+            self.dropped += len(gone)
 
     def _due_at(self, length: int, now_s: float) -> float:
         """When the next batch of a bucket that is not empty starts if a worker is free."""
@@ -267,7 +276,7 @@ class Batcher:
         wait = self.limits.max_wait_s if self.rate(now_s) * self.limits.max_wait_s >= 1.0 else 0.0
         if wait and len(bucket) >= self._useful(length):
             return now_s
-        return min(bucket[0].arrived_s + wait, bucket[0].deadline_s - self.limits.slo_s / 2)
+        return min(bucket[0].arrived_s + wait, bucket[0].due_s - self.limits.slo_s / 2)
 
     def _useful(self, length: int) -> int:
         """The largest batch that some variant gains by."""
@@ -277,13 +286,13 @@ class Batcher:
         """The backlog as input of a decision on the bucket `length`; 0: on no bucket."""
         urgent: list[float] = []
         for request in islice(self._buckets.get(length, ()), self.limits.max_batch):
-            left = request.deadline_s - now_s
+            left = request.due_s - now_s
             urgent.append(min(left, urgent[-1]) if urgent else left)
         filled = {length: bucket for length, bucket in self._buckets.items() if bucket}
         return Backlog(
             length=length,
             urgent_s=tuple(urgent),
-            newest_s=max((bucket[-1].deadline_s for bucket in filled.values()), default=now_s) - now_s,
+            newest_s=max((bucket[-1].due_s for bucket in filled.values()), default=now_s) - now_s,
             waiting=tuple((length, len(bucket)) for length, bucket in filled.items()),
             max_batch=self.limits.max_batch,
             slo_s=self.limits.slo_s,

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 SWITCH_S = 0.0005
 #: The longest time in seconds between two searches of a queue for expired requests.
 SWEEP_S = 0.1
+#: Times the objective for which a request without a time limit of its own is computed: better late, after those that
+#: can be in time, than not at all.
+GRACE = 5.0
 #: Why a row, or a variant that gives no other answers, has failed.
 NOT_FINITE = "an answer has a number that is not finite"
 #: Answers for payloads by the variant of that number, in order. Each worker has its own.
@@ -57,10 +60,16 @@ class BrokenOffError(Exception):
 
 
 class Deadline:
-    """The deadline of a request; each stage may use the time that earlier stages have left."""
+    """The deadline of a request; each stage may use the time that earlier stages have left.
 
-    def __init__(self, within_s: float) -> None:
-        self._ends = time.monotonic() + within_s
+    Args:
+        within_s: seconds after which nothing is computed any more.
+        due_s: seconds in which the request is to be answered; by default the same.
+    """
+
+    def __init__(self, within_s: float, due_s: float = math.inf) -> None:
+        now = time.monotonic()
+        self._ends, self._due = now + within_s, now + min(due_s, within_s)
 
     def left_s(self) -> float:
         """The seconds that are left, above 0. Raises ExpiredError where none are."""
@@ -68,6 +77,11 @@ class Deadline:
         if left <= 0:
             raise ExpiredError("the request's time is over")
         return left
+
+    def due_s(self) -> float:
+        """The seconds in which it is still to be answered; of one that is overdue, those that are left."""
+        left, due = self.left_s(), self._due - time.monotonic()
+        return due if due > 0 else left
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +115,12 @@ class Dispatcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, payload: Any, length: int, within_s: float | None = None) -> Future[Answered]:
-        """Queue a row of `length` tokens, to be answered `within_s` (default: the objective).
+    def submit(
+        self, payload: Any, length: int, within_s: float | None = None, due_s: float = math.inf
+    ) -> Future[Answered]:
+        """Queue a row of `length` tokens, to be answered in `due_s` seconds, and not computed after `within_s`.
+
+        Without `within_s` it is due at the objective, and is computed up to `GRACE` times that.
 
         A future that is cancelled takes its row out of the queue.
 
@@ -112,8 +130,10 @@ class Dispatcher:
         future: Future[Answered] = Future()
         now = time.monotonic()
         with self._changed:
-            deadline = now + (self._batcher.limits.slo_s if within_s is None else within_s)
-            request = Request(length, now, deadline, (payload, future))
+            if within_s is None:
+                due_s = self._batcher.limits.slo_s
+                within_s = GRACE * due_s
+            request = Request(length, now, now + within_s, (payload, future), now + due_s)
             refusal = Refusal("closing", 1.0) if self._closing.is_set() else self._batcher.offer(request, now)
             if refusal is not None:
                 raise RefusedError(refusal)

@@ -117,8 +117,12 @@ class Fleet:
             self.workers.close()
 
 
-async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None) -> list[Answered]:
+async def answered(
+    fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None, due_s: float = math.inf
+) -> list[Answered]:
     """The answers to (row, tokens) in order; where one is refused or fails, the others are cancelled.
+
+    `within_s` and `due_s` are those of `Dispatcher.submit`.
 
     Raises:
         RefusedError, ExpiredError, FailedError: of any row.
@@ -126,7 +130,7 @@ async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: floa
     futures: list[asyncio.Future[Answered]] = []
     try:
         for payload, length in rows:
-            futures.append(asyncio.wrap_future(fleet.dispatcher.submit(payload, length, within_s)))
+            futures.append(asyncio.wrap_future(fleet.dispatcher.submit(payload, length, within_s, due_s)))
         # A single one has its answer without the further turn of the event loop that gather takes.
         return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
     except BaseException:

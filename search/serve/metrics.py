@@ -81,7 +81,7 @@ class _State:
             name: CounterMetricFamily(_name(name), text, labels=["task"])
             for name, text in (
                 ("rows_served", "rows that a model answered"),
-                ("rows_late", "of these, after their deadline"),
+                ("rows_late", "of these, later than they were due"),
                 ("rows_refused", "rows that were not taken"),
                 ("rows_dropped", "rows that expired in the queue"),
                 ("variant_switches", "moves from one variant to another"),

@@ -15,9 +15,10 @@ from search.serve.answers import Answer, NothingKnownError, Span, answer_bytes, 
 from search.serve.database.archive import Archive, NewAnswer, NewPassage
 from search.serve.database.tables import Passage
 from search.serve.database.writer import WriterFullError
-from search.serve.dispatcher import Deadline
+from search.serve.dispatcher import GRACE, Deadline
 from search.serve.document_store import store_document
 from search.serve.fleet import EMBEDDING_TASK, Fleet, answered
+from search.serve.objective import objective_s
 from search.serve.passage_index import Index
 from search.serve.reserve import Reserve, handing_over_s
 from search.serve.sentences import sentences
@@ -34,8 +35,6 @@ SHORT = 4_000
 MOST_SENTENCES = 500
 #: Most bytes of each cache.
 CACHED = 64_000_000
-#: Approximate characters of a context whose sentences fill a batch.
-FULL_CONTEXT = 2_000
 #: Seconds in which an answer must be stored.
 STORE_S = 10.0
 #: Task names of fleets.
@@ -103,8 +102,7 @@ class Service:
         cached = span is not None
         if span is None:
             generation = self._generation
-            allowed = self._allowed_s(context) if within_s is None else within_s
-            deadline = Deadline(self._reserve.left_s(allowed))
+            deadline = self._deadline(context, within_s)
             if ANSWERING in self.fleets:
                 span = await self._extracted(question, context, deadline, milliseconds)
             else:
@@ -127,18 +125,12 @@ class Service:
         rounded = {name: round(value, 3) for name, value in milliseconds.items()}
         return Answer(**vars(span), id=number, cached=cached, milliseconds=rounded)
 
-    def _allowed_s(self, context: str | None) -> float:
-        """The default time limit of a request in seconds: the objective of the fleets that it needs.
-
-        A long context is several windows, or several batches of sentences: it has the objective for each.
-        """
-        embedding = self.fleets[EMBEDDING_TASK].limits.slo_s
-        if ANSWERING not in self.fleets:
-            return embedding * (1 + len(context or "") // FULL_CONTEXT)
-        answering = self.fleets[ANSWERING].limits.slo_s
-        if context is None:
-            return max(answering, embedding)
-        return answering * self.fleets[ANSWERING].windows.count(context)
+    def _deadline(self, context: str | None, within_s: float | None) -> Deadline:
+        """The time limit of a request; one without a limit of its own may take `GRACE` times what it is due in."""
+        if within_s is not None:
+            return Deadline(self._reserve.left_s(within_s))
+        due = self._reserve.left_s(objective_s(self.fleets.get(ANSWERING), self.fleets[EMBEDDING_TASK], context))
+        return Deadline(GRACE * due, due)
 
     async def classify(
         self, texts: Sequence[str | Mapping[str, str]], within_s: float | None = None
@@ -214,7 +206,7 @@ class Service:
         if context is not None and ANSWERING in self.fleets:
             return [(None, None, context)], None
         began = time.perf_counter()
-        [vector] = await self.embedding.embed([question], deadline.left_s())
+        [vector] = await self.embedding.embed([question], deadline)
         embedded = time.perf_counter()
         milliseconds["embed"] = (embedded - began) * 1e3
         if context is not None:
@@ -239,7 +231,7 @@ class Service:
         began = time.perf_counter()
         count = fleet.windows.length
         rows = [({"question": question, "context": text}, count(question, text)) for _, _, text in texts]
-        replies = await answered(fleet, rows, deadline.left_s())
+        replies = await answered(fleet, rows, deadline.left_s(), deadline.due_s())
         milliseconds |= {
             "answer": (time.perf_counter() - began) * 1e3,
             "wait": max(one.waited_s for one in replies) * 1e3,

@@ -21,17 +21,17 @@ class TextEmbedding:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    async def embed(self, texts: Sequence[str], within_s: float) -> list[np.ndarray]:
-        """An embedding (D,) of each text, all queued at once, within `within_s` seconds."""
+    async def embed(self, texts: Sequence[str], deadline: Deadline) -> list[np.ndarray]:
+        """An embedding (D,) of each text, all queued at once."""
         rows = [(text, self._fleet.windows.length(text)) for text in texts]
-        return [one.answer for one in await answered(self._fleet, rows, within_s)]
+        return [one.answer for one in await answered(self._fleet, rows, deadline.left_s(), deadline.due_s())]
 
     async def in_slices(self, texts: Sequence[str], deadline: Deadline, size: int | None = None) -> list[np.ndarray]:
         """Embeddings (D,) of many texts, `size` (None: a fourth of the largest batch) at a time."""
         step = size or max(1, self._fleet.limits.max_batch // 4)
         vectors: list[np.ndarray] = []
         for start in range(0, len(texts), step):
-            vectors += await self.embed(texts[start : start + step], deadline.left_s())
+            vectors += await self.embed(texts[start : start + step], deadline)
         return vectors
 
     async def of_a_client(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -1,0 +1,94 @@
+"""Requests without a time limit of their own: due at the objective, answered later where they must be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from search.serve.batching import Batcher, Limits, Request
+from search.serve.controller import Controller
+from search.serve.dispatcher import GRACE, Deadline, Dispatcher, ExpiredError
+from search.serve.policy import BacklogFit
+from search.serve.variants import Variant
+
+FRONT = tuple(
+    Variant(number, quality, 1.0 - quality, ((1, seconds), (8, 8 * seconds)), 32, 1.3)
+    for number, quality, seconds in ((1, 0.7, 0.005), (2, 0.8, 0.02))
+)
+
+
+def batcher() -> Batcher:
+    return Batcher(Controller(FRONT, BacklogFit()), Limits(slo_s=0.1))
+
+
+def test_an_overdue_request_is_answered_after_those_that_can_be_in_time() -> None:
+    queue = batcher()
+    patient, strict = (Request(32, 0.0, ends, name, due_s=0.1) for name, ends in (("patient", 0.5), ("strict", 0.1)))
+    assert [queue.offer(one, 0.0) for one in (patient, strict)] == [None, None]
+    assert queue.expired(0.2) == (strict,) and queue.waiting == 1  # a stall
+    assert queue.wake_at(0.2) <= 0.5
+    assert queue.offer(Request(32, 0.2, 0.3, "new"), 0.2) is None
+    names = []
+    for _ in range(2):
+        batch = queue.next_batch(0.2)
+        assert batch is not None
+        names += [request.payload for request in batch.requests]
+        queue.finish(batch, 0.21)
+    assert names == ["new", "patient"]
+    assert (queue.served, queue.late, queue.dropped) == (2, 1, 1)
+
+
+def test_an_overdue_request_ends_at_its_deadline() -> None:
+    queue = batcher()
+    request = Request(32, 0.0, 0.5, due_s=0.1)
+    assert queue.offer(request, 0.0) is None
+    assert queue.expired(0.3) == () and queue.expired(0.499) == (request,)
+    assert (queue.waiting, queue.dropped) == (0, 1)
+
+
+def test_what_is_taken_is_expected_to_be_answered_by_the_time_that_it_is_due() -> None:
+    queue = batcher()
+    taken = sum(queue.offer(Request(32, 0.0, 0.5, due_s=0.1), 0.0) is None for _ in range(100))
+    assert taken * 0.005 <= 0.1
+
+
+def test_a_tight_request_that_is_overdue_raises_the_margin_once() -> None:
+    queue = batcher()
+    while queue.offer(Request(32, 0.0, 0.5, due_s=0.1), 0.0) is None:
+        pass
+    waiting = queue.waiting
+    queue.expired(0.2)
+    margin = queue.margin
+    assert margin > 1.0 and queue.waiting == waiting
+    while (batch := queue.next_batch(0.2)) is not None:
+        queue.finish(batch, 0.6, length=0)
+    assert queue.margin == margin
+
+
+def test_a_stall_costs_answers_only_where_a_client_said_until_when() -> None:
+    def run(number: int, rows: Sequence[Any]) -> Sequence[Any]:
+        if rows[0] == "stall":
+            time.sleep(0.3)
+        return rows
+
+    dispatcher = Dispatcher(batcher(), [run])
+    try:
+        stall = dispatcher.submit("stall", 32)
+        time.sleep(0.05)
+        patient, strict = dispatcher.submit("patient", 32), dispatcher.submit("strict", 32, 0.1)
+        assert stall.result(2).answer == "stall" and patient.result(2).answer == "patient"
+        with pytest.raises(ExpiredError):
+            strict.result(2)
+    finally:
+        dispatcher.close()
+
+
+def test_a_later_stage_of_an_overdue_request_is_due_at_its_deadline() -> None:
+    deadline = Deadline(GRACE * 0.02, 0.02)
+    assert 0 < deadline.due_s() <= 0.02 < deadline.left_s()
+    time.sleep(0.03)
+    assert deadline.due_s() == pytest.approx(deadline.left_s(), abs=0.001)
+    assert Deadline(0.5).due_s() == pytest.approx(0.5, abs=0.05)
