@@ -13,15 +13,14 @@ Time is passed in, in seconds of any monotonic clock: a simulator and `search.se
 from __future__ import annotations
 
 import math
-import operator
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from search.serve.admission import TIGHT, AdmissionMargin, spread_s
+from search.serve.bucket import Bucket, Request
 from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
 from search.serve.variants import Variant, useful_batch
@@ -57,28 +56,6 @@ def limits_for(variants: Sequence[Variant], limits: Limits) -> Limits:
     return limits if gaining else replace(limits, lengths=CLOSE_LENGTHS)
 
 
-@dataclass(slots=True, eq=False)
-class Request:
-    """One row that waits for an answer.
-
-    It is to be answered by `due_s`, and is computed after that too, behind those that can be in time, up to
-    `deadline_s`.
-    """
-
-    length: int  # tokens
-    arrived_s: float
-    deadline_s: float
-    payload: Any = None
-    due_s: float = math.inf  # at most the deadline
-    failures: int = 0
-    withdrawn: bool = False  # nobody waits for it any more
-    tight: bool = False  # taken with little time to spare
-    overdue: bool = False  # not answered by `due_s`, and due by its deadline since
-
-    def __post_init__(self) -> None:
-        self.due_s = min(self.due_s, self.deadline_s)
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a request is refused, and when to retry it."""
@@ -107,7 +84,7 @@ class Batcher:
     def __init__(self, controller: Controller, limits: Limits, workers: int = 1) -> None:
         self.controller, self.limits, self.workers = controller, limits, workers
         self.refused = self.served = self.late = self.dropped = 0
-        self._buckets: dict[int, deque[Request]] = {length: deque() for length in limits.lengths}
+        self._buckets = {length: Bucket() for length in limits.lengths}
         self._running: set[RequestBatch] = set()
         self._expired: list[Request] = []
         self._margin = AdmissionMargin()
@@ -142,9 +119,7 @@ class Batcher:
     def withdraw(self, request: Request) -> None:
         """Remove a request that nobody waits for any more, unless it is running."""
         request.withdrawn = True
-        bucket = self._buckets[self.limits.padded(request.length)]
-        if request in bucket:
-            bucket.remove(request)
+        self._buckets[self.limits.padded(request.length)].discard(request)
 
     def next_batch(self, now_s: float) -> RequestBatch | None:
         """The batch for a free worker, without expired requests; None where none is due."""
@@ -152,13 +127,12 @@ class Batcher:
         due = [n for n, bucket in self._buckets.items() if bucket and self._due_at(n, now_s) <= now_s]
         if not due:
             return None
-        length = min(due, key=lambda length: self._buckets[length][0].due_s)
+        length = min(due, key=lambda length: self._buckets[length].first.due_s)
         try:
             choice = self.controller.decide(self._backlog(length, now_s), now_s)
         except UnavailableError:
             return None
-        bucket = self._buckets[length]
-        requests = tuple(bucket.popleft() for _ in range(min(choice.batch, len(bucket))))
+        requests = self._buckets[length].take(choice.batch)
         expected = self.controller.times.expected_s(choice.variant, len(requests), length)
         batch = RequestBatch(choice.variant, requests, length, now_s, now_s + expected)
         self._running.add(batch)
@@ -190,7 +164,7 @@ class Batcher:
             request.failures += 1 if retry else self.limits.attempts
         waited_for = [request for request in batch.requests if not request.withdrawn]
         again = [request for request in waited_for if request.failures < self.limits.attempts]
-        self._buckets[batch.length].extendleft(reversed(again))
+        self._buckets[batch.length].put_back(again)
         return tuple(request for request in waited_for if request.failures >= self.limits.attempts)
 
     def expired(self, now_s: float) -> tuple[Request, ...]:
@@ -205,7 +179,7 @@ class Batcher:
         Where every variant is out, a batch is due when the first of them is tried again.
         """
         due = min((self._due_at(n, now_s) for n, bucket in self._buckets.items() if bucket), default=math.inf)
-        ends = min((r.due_s for bucket in self._buckets.values() for r in islice(bucket, 1)), default=math.inf)
+        ends = min((bucket.first.due_s for bucket in self._buckets.values() if bucket), default=math.inf)
         return min(max(due, self.controller.back_at(now_s)), ends)
 
     def drain_s(self, now_s: float) -> float:
@@ -255,17 +229,12 @@ class Batcher:
             fastest = self.controller.fastest(now_s)
         except UnavailableError:
             fastest = None
-        for length, bucket in filter(operator.itemgetter(1), self._buckets.items()):
-            done_s = now_s + (0.0 if fastest is None else self.controller.times.expected_s(fastest, 1, length))
-            if min(request.due_s for request in bucket) >= done_s:
+        for length, bucket in self._buckets.items():
+            if not bucket:
                 continue
-            gone = [request for request in bucket if request.deadline_s < done_s]
-            overdue = [request for request in bucket if request.due_s < done_s <= request.deadline_s]
-            in_time = [request for request in bucket if request.due_s >= done_s]
+            done_s = now_s + (0.0 if fastest is None else self.controller.times.expected_s(fastest, 1, length))
+            gone, overdue = bucket.missed(done_s)
             self._learn((*gone, *overdue), math.inf)
-            for request in overdue:
-                request.due_s, request.overdue = request.deadline_s, True
-            self._buckets[length] = deque((*in_time, *overdue))
             self._expired += gone
             self.dropped += len(gone)
 
@@ -276,7 +245,7 @@ class Batcher:
         wait = self.limits.max_wait_s if self.rate(now_s) * self.limits.max_wait_s >= 1.0 else 0.0
         if wait and len(bucket) >= self._useful(length):
             return now_s
-        return min(bucket[0].arrived_s + wait, bucket[0].due_s - self.limits.slo_s / 2)
+        return min(bucket.first.arrived_s + wait, bucket.first.due_s - self.limits.slo_s / 2)
 
     def _useful(self, length: int) -> int:
         """The largest batch that some variant gains by."""
@@ -292,7 +261,7 @@ class Batcher:
         return Backlog(
             length=length,
             urgent_s=tuple(urgent),
-            newest_s=max((bucket[-1].due_s for bucket in filled.values()), default=now_s) - now_s,
+            newest_s=max((bucket.newest_due_s for bucket in filled.values()), default=now_s) - now_s,
             waiting=tuple((length, len(bucket)) for length, bucket in filled.items()),
             max_batch=self.limits.max_batch,
             slo_s=self.limits.slo_s,

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from search.errors import one_line
-from search.serve.batching import Batcher, Refusal, Request, RequestBatch
+from search.serve.batching import Batcher, Refusal, RequestBatch
+from search.serve.bucket import Request
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import pytest
 
 from search.serve import admission
 from search.serve.admission import MISSES, MOST, AdmissionMargin
-from search.serve.batching import Batcher, Limits, Request, limits_for
+from search.serve.batching import Batcher, Limits, limits_for
+from search.serve.bucket import Request
 from search.serve.controller import Controller
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant

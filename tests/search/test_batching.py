@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.serve.batching import Batcher, Limits, Request, RequestBatch
+from search.serve.batching import Batcher, Limits, RequestBatch
+from search.serve.bucket import Request
 from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, ExpiredError, FailedError, RefusedError, is_finite
 from search.serve.policy import BacklogFit

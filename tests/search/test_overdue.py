@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from search.serve.batching import Batcher, Limits, Request
+from search.serve.batching import Batcher, Limits
+from search.serve.bucket import Request
 from search.serve.controller import Controller
 from search.serve.dispatcher import GRACE, Deadline, Dispatcher, ExpiredError
 from search.serve.policy import BacklogFit

@@ -10,7 +10,8 @@ from itertools import count
 
 import numpy as np
 
-from search.serve.batching import Batcher, Limits, Request, RequestBatch
+from search.serve.batching import Batcher, Limits, RequestBatch
+from search.serve.bucket import Request
 from search.serve.controller import Controller
 from search.serve.policy import Policy
 from search.serve.variants import P99_DEVIATIONS, Variant

@@ -1,0 +1,86 @@
+"""Rows of about one length that wait for an answer."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One row that waits for an answer.
+
+    It is to be answered by `due_s`, and is computed after that too, behind those that can be in time, up to
+    `deadline_s`.
+    """
+
+    length: int  # tokens
+    arrived_s: float
+    deadline_s: float
+    payload: Any = None
+    due_s: float = math.inf  # at most the deadline
+    failures: int = 0
+    withdrawn: bool = False  # nobody waits for it any more
+    tight: bool = False  # taken with little time to spare
+    overdue: bool = False  # not answered by `due_s`, and due by its deadline since
+
+    def __post_init__(self) -> None:
+        self.due_s = min(self.due_s, self.deadline_s)
+
+
+class Bucket:
+    """First come, first served; those that are overdue come last."""
+
+    def __init__(self) -> None:
+        self._in_time: deque[Request] = deque()
+        self._overdue: deque[Request] = deque()
+
+    def __len__(self) -> int:
+        return len(self._in_time) + len(self._overdue)
+
+    def __iter__(self) -> Iterator[Request]:
+        yield from self._in_time
+        yield from self._overdue
+
+    @property
+    def first(self) -> Request:
+        """The one to be served next. Raises IndexError where none waits."""
+        return (self._in_time or self._overdue)[0]
+
+    @property
+    def newest_due_s(self) -> float:
+        """When the newest is due; of those that are overdue, only where no other waits. Raises IndexError."""
+        return (self._in_time or self._overdue)[-1].due_s
+
+    def append(self, request: Request) -> None:
+        self._in_time.append(request)
+
+    def take(self, count: int) -> tuple[Request, ...]:
+        """The first `count`, or as many as there are."""
+        taken = min(count, len(self))
+        return tuple((self._in_time or self._overdue).popleft() for _ in range(taken))
+
+    def put_back(self, requests: Sequence[Request]) -> None:
+        """Requests that were taken, in the same order at the head."""
+        for request in reversed(requests):
+            (self._overdue if request.overdue else self._in_time).appendleft(request)
+
+    def discard(self, request: Request) -> None:
+        """Remove a request, if it waits here."""
+        for part in (self._in_time, self._overdue):
+            if request in part:
+                part.remove(request)
+
+    def missed(self, done_s: float) -> tuple[list[Request], list[Request]]:
+        """(requests that end, requests that are overdue from now on), where none is answered before `done_s`."""
+        gone = [request for request in self if request.deadline_s < done_s]
+        late = [request for request in self._in_time if request.due_s < done_s <= request.deadline_s]
+        if gone or late:
+            self._in_time = deque(request for request in self._in_time if request.due_s >= done_s)
+            self._overdue = deque((*(r for r in self._overdue if r.deadline_s >= done_s), *late))
+        for request in late:
+            request.due_s, request.overdue = request.deadline_s, True
+        return gone, late
