@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
 
-from search.serve.variants import ServiceTimes, Variant, useful_batch
+from search.serve.variants import ServiceTimes, Variant, hull, useful_batch
 
 #: The batch size at which variants are compared.
 HULL_BATCH = 16
@@ -128,12 +128,13 @@ class BacklogFit:
 
     A second of work has a price in points of quality. Rows of each padded length go to the most accurate variant whose
     gain over the next faster one is worth the price, so that short rows, which gain as much for less work, keep
-    accurate variants longer. A price fits where the next batch ends, at the 99th percentile, before its most urgent
-    request is late (the slack of SuperServe's SlackFit, arXiv 2312.16733), and the whole backlog drains before the
-    newest request is late (the depth thresholds of Compass, arXiv 2603.20821, from the same times), both within the
-    share `hold` of the time left: the rest is for a burst, which finds a short queue. The price rises at once to the
-    lowest one that fits, and falls by one step per batch where the lower one fits into the share `room`. Otherwise it
-    stays.
+    accurate variants longer. Variants below the concave hull serve only while one on it is out.
+
+    A price fits where the next batch ends, at the 99th percentile, before its most urgent request is late (the slack of
+    SuperServe's SlackFit, arXiv 2312.16733), and the whole backlog drains before the newest request is late (the depth
+    thresholds of Compass, arXiv 2603.20821, from the same times), both within the share `hold` of the time left: the
+    rest is for a burst, which finds a short queue. The price rises at once to the lowest one that fits, and falls by
+    one step per batch where the lower one fits into the share `room`. Otherwise it stays.
     """
 
     hold: float = 0.6
@@ -142,14 +143,15 @@ class BacklogFit:
     def choose(
         self, state: PolicyState, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
     ) -> tuple[Choice, PolicyState]:
-        price = self._price(state.price, backlog, variants, times)
-        variant = serving_at(price, variants, backlog.length)
+        useful = worth_serving(variants)
+        price = self._price(state.price, backlog, useful, times)
+        variant = serving_at(price, useful, backlog.length)
         reason = _why(state, price, backlog, variants)
         choice = Choice(variant, backlog.largest_fit(times, variant) or 1, reason)
         return choice, PolicyState(variant.number, price)
 
     def fastest(self, variants: tuple[Variant, ...]) -> Variant:
-        return variants[0]
+        return worth_serving(variants)[0]
 
     def _price(self, at: float, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes) -> float:
         path = prices(variants, tuple(length for length, _ in backlog.waiting))
@@ -159,6 +161,12 @@ class BacklogFit:
         above = path[bisect_right(path, at) :]
         first = bisect_left(above, True, key=lambda price: fits(backlog, price, variants, times, self.hold))
         return above[min(first, len(above) - 1)] if above else at
+
+
+@lru_cache(maxsize=64)
+def worth_serving(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    """Those on the concave hull. A step to a variant below it gains little, and so hides the steps behind it."""
+    return hull(variants, HULL_BATCH)
 
 
 @lru_cache(maxsize=1024)

@@ -36,6 +36,22 @@ def number(count: int, serves: int = 9, waited_s: float = 0.0) -> int:
     return choice.variant.number
 
 
+def test_a_variant_below_the_hull_hides_none_behind_it() -> None:
+    """As a small model that gains nothing by more time, between a smaller one and a much better one."""
+    front = tuple(
+        Variant(number, 1 - loss / 100, loss, ((1, ms / 1e3),), 32, 1.5)
+        for number, ms, loss in ((8, 0.5, 13.0), (9, 0.7, 12.9), (7, 0.9, 0.7), (5, 2.0, 0.0))
+    )
+
+    def chosen(variants: tuple[Variant, ...]) -> set[int]:
+        queues = (backlog(count) for count in range(1, 200))
+        return {BacklogFit().choose(PolicyState(), q, variants, ServiceTimes(), 0.0)[0].variant.number for q in queues}
+
+    assert chosen(front) == {8, 7, 5}
+    assert chosen(front[1:2]) == {9}  # the others are out
+    assert BacklogFit().fastest(front).number == 8
+
+
 def test_a_decision_is_pure() -> None:
     random = np.random.default_rng(0)
     times = ServiceTimes()
