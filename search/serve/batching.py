@@ -213,7 +213,7 @@ class Batcher:
         spread = spread_s(own, calls, times.tail(fastest), self.workers) if calls else 0.0
         needed = self._margin.needed_s(drain + own, spread)
         left = request.due_s - now_s
-        request.tight = needed > TIGHT * left
+        request.tight = needed > TIGHT * left and not request.overdue
         return Refusal("over capacity", needed - left) if needed > left else None
 
     def _learn(self, requests: Iterable[Request], now_s: float) -> None:
@@ -258,10 +258,12 @@ class Batcher:
             left = request.due_s - now_s
             urgent.append(min(left, urgent[-1]) if urgent else left)
         filled = {length: bucket for length, bucket in self._buckets.items() if bucket}
+        newest = [bucket.newest for bucket in filled.values()]
+        in_time = [request for request in newest if not request.overdue]
         return Backlog(
             length=length,
             urgent_s=tuple(urgent),
-            newest_s=max((bucket.newest_due_s for bucket in filled.values()), default=now_s) - now_s,
+            newest_s=max((request.due_s for request in in_time or newest), default=now_s) - now_s,
             waiting=tuple((length, len(bucket)) for length, bucket in filled.items()),
             max_batch=self.limits.max_batch,
             slo_s=self.limits.slo_s,

@@ -29,6 +29,12 @@ class Request:
 
     def __post_init__(self) -> None:
         self.due_s = min(self.due_s, self.deadline_s)
+        if self.due_s <= self.arrived_s < self.deadline_s:  # a later stage of one that is overdue
+            self.miss()
+
+    def miss(self) -> None:
+        """It cannot be answered by `due_s` any more."""
+        self.due_s, self.overdue = self.deadline_s, True
 
 
 class Bucket:
@@ -51,12 +57,12 @@ class Bucket:
         return (self._in_time or self._overdue)[0]
 
     @property
-    def newest_due_s(self) -> float:
-        """When the newest is due; of those that are overdue, only where no other waits. Raises IndexError."""
-        return (self._in_time or self._overdue)[-1].due_s
+    def newest(self) -> Request:
+        """The one that came last; one that is overdue only where no other waits. Raises IndexError."""
+        return (self._in_time or self._overdue)[-1]
 
     def append(self, request: Request) -> None:
-        self._in_time.append(request)
+        (self._overdue if request.overdue else self._in_time).append(request)
 
     def take(self, count: int) -> tuple[Request, ...]:
         """The first `count`, or as many as there are."""
@@ -82,5 +88,5 @@ class Bucket:
             self._in_time = deque(request for request in self._in_time if request.due_s >= done_s)
             self._overdue = deque((*(r for r in self._overdue if r.deadline_s >= done_s), *late))
         for request in late:
-            request.due_s, request.overdue = request.deadline_s, True
+            request.miss()
         return gone, late

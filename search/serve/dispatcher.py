@@ -80,9 +80,8 @@ class Deadline:
         return left
 
     def due_s(self) -> float:
-        """The seconds in which it is still to be answered; of one that is overdue, those that are left."""
-        left, due = self.left_s(), self._due - time.monotonic()
-        return due if due > 0 else left
+        """The seconds in which it is still to be answered; 0 where it is overdue."""
+        return max(self._due - time.monotonic(), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,8 @@ class Dispatcher:
     ) -> Future[Answered]:
         """Queue a row of `length` tokens, to be answered in `due_s` seconds, and not computed after `within_s`.
 
-        Without `within_s` it is due at the objective, and is computed up to `GRACE` times that.
+        With a `due_s` of 0 it is overdue already. Without `within_s` it is due at the objective, and is computed up to
+        `GRACE` times that.
 
         A future that is cancelled takes its row out of the queue.
 

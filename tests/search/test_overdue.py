@@ -87,9 +87,43 @@ def test_a_stall_costs_answers_only_where_a_client_said_until_when() -> None:
         dispatcher.close()
 
 
-def test_a_later_stage_of_an_overdue_request_is_due_at_its_deadline() -> None:
+def test_a_later_stage_of_an_overdue_request_is_overdue() -> None:
     deadline = Deadline(GRACE * 0.02, 0.02)
     assert 0 < deadline.due_s() <= 0.02 < deadline.left_s()
     time.sleep(0.03)
-    assert deadline.due_s() == pytest.approx(deadline.left_s(), abs=0.001)
+    assert deadline.due_s() == 0.0 < deadline.left_s()
     assert Deadline(0.5).due_s() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_request_that_comes_overdue_is_answered_after_those_that_can_be_in_time() -> None:
+    queue = batcher()
+    assert queue.offer(Request(32, 0.2, 0.6, "late", due_s=0.2), 0.2) is None
+    assert queue.offer(Request(32, 0.2, 0.3, "new"), 0.2) is None
+    names = []
+    for _ in range(2):
+        batch = queue.next_batch(0.2)
+        assert batch is not None
+        names += [request.payload for request in batch.requests]
+        queue.finish(batch, 0.21)
+    assert names == ["new", "late"]
+    assert (queue.served, queue.late) == (2, 1)
+
+
+def test_a_row_of_an_overdue_request_comes_overdue() -> None:
+    dispatcher = Dispatcher(batcher(), [lambda number, rows: rows])
+    try:
+        assert dispatcher.submit("late", 32, 2.0, due_s=0.0).result(2).answer == "late"
+        assert dispatcher.submit("new", 32, 2.0).result(2).answer == "new"
+    finally:
+        dispatcher.close()
+    assert dispatcher.look(lambda queue: (queue.served, queue.late)) == (2, 1)
+
+
+def test_what_can_be_in_time_is_planned_for_beside_what_is_overdue_at_another_length() -> None:
+    queue = batcher()
+    assert queue.offer(Request(64, 0.0, 0.5, due_s=0.1), 0.0) is None
+    assert queue.expired(0.15) == () and queue.waiting == 1
+    assert [queue.offer(Request(32, 0.15, 0.25), 0.15) for _ in range(4)] == [None] * 4
+    batch = queue.next_batch(0.15)
+    # By the slow variant all take 0.12 s, for which only the overdue one has the time.
+    assert batch is not None and (batch.length, batch.variant.number) == (32, 1)
