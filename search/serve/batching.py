@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
-from search.serve.admission import TIGHT, AdmissionMargin, spread_s
+from search.serve.admission import STANDSTILL, TIGHT, AdmissionMargin, Standstill, spread_s
 from search.serve.bucket import Bucket, Request
 from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
@@ -87,7 +87,7 @@ class Batcher:
         self._buckets = {length: Bucket() for length in limits.lengths}
         self._running: set[RequestBatch] = set()
         self._expired: list[Request] = []
-        self._margin = AdmissionMargin()
+        self._margin, self._uncomputed = AdmissionMargin(), Standstill()
         self._rate, self._rate_at_s = 0.0, 0.0
 
     @property
@@ -151,6 +151,7 @@ class Batcher:
         """
         self._running.discard(batch)
         if not error:
+            self._uncomputed.end()
             if computed := batch.length if length is None else length:
                 self.controller.served(batch.variant, len(batch.requests), computed, now_s - batch.started_s)
             else:
@@ -214,7 +215,21 @@ class Batcher:
         needed = self._margin.needed_s(drain + own, spread)
         left = request.due_s - now_s
         request.tight = needed > TIGHT * left and not request.overdue
-        return Refusal("over capacity", needed - left) if needed > left else None
+        if needed <= left:
+            return None
+        self._doubt(drain + own, left, now_s)
+        return Refusal("over capacity", needed - left)
+
+    def _doubt(self, expected_s: float, left_s: float, now_s: float) -> None:
+        """Forget a part of what refuses a request with `left_s`, where it has long let none in that could correct it.
+
+        After a stall calls may be expected to take longer than any request has.
+        """
+        long_s = STANDSTILL * max(self.limits.slo_s, left_s)
+        if expected_s <= left_s:
+            self._margin.refused(now_s, long_s)
+        elif not self._running and self._uncomputed.refused(now_s, long_s):
+            self.controller.times.fade()
 
     def _learn(self, requests: Iterable[Request], now_s: float) -> None:
         """Adjust the margin by tight requests that end now, in time or not."""

@@ -237,6 +237,13 @@ class ServiceTimes:
         self.by_size[size] = self.by_size.get(size, 0.0) + self.rates[2] * error
         self.variance[variant.number] = 0.98 * self._variance(variant) + 0.02 * error * error
 
+    def fade(self, share: float = 0.2) -> None:
+        """Forget a share of each correction that lengthens the expected times."""
+        keep = 1.0 - share
+        self.machine = min(self.machine, keep * self.machine)
+        self.by_variant = {key: min(value, keep * value) for key, value in self.by_variant.items()}
+        self.by_size = {key: min(value, keep * value) for key, value in self.by_size.items()}
+
     def _correction(self, variant: Variant, batch: int) -> float:
         size = (variant.number, batch.bit_length())
         return self.machine + self.by_variant.get(variant.number, 0.0) + self.by_size.get(size, 0.0)

@@ -99,3 +99,61 @@ def test_rows_of_their_own_are_expected_to_take_as_long_as_they_are() -> None:
 def test_rows_that_gain_by_company_are_grouped() -> None:
     gaining = (replace(FRONT[0], points=((1, 0.005), (8, 0.01))), FRONT[1])
     assert limits_for(gaining, Limits()) == Limits()
+
+
+def question_taken(queue: Batcher, now_s: float, within_s: float) -> bool:
+    """Whether the three rows of a question are taken, as of three passages; where one is not the others leave."""
+    rows = [Request(32, now_s, now_s + within_s) for _ in range(3)]
+    taken = [queue.offer(row, now_s) is None for row in rows]
+    for row, was in zip(rows, taken, strict=True):
+        if was and not all(taken):
+            queue.withdraw(row)
+    return all(taken)
+
+
+def test_a_margin_that_lets_none_in_that_could_teach_falls() -> None:
+    slo_s = 0.02
+    queue = Batcher(Controller(FRONT, BacklogFit()), Limits(slo_s=slo_s))
+    assert question_taken(queue, 0.0, slo_s)
+    queue.expired(1.0)
+    stall = 1.0
+    while queue.margin < MOST:  # two are tight
+        assert [queue.offer(Request(32, stall, stall + slo_s), stall) for _ in range(2)] == [None, None]
+        queue.expired(stall + 1.0)
+        stall += 1.0
+    refused = next(number for number in range(100) if question_taken(queue, stall + number, slo_s))
+    assert 1 < refused <= 20
+    assert 0.5 < queue.margin < MOST
+
+
+def test_times_that_let_none_in_that_could_correct_them_are_forgotten() -> None:
+    """A machine that was slow for a while is expected to be so until a call shows that it is not."""
+    queue = Batcher(Controller(FRONT, BacklogFit()), Limits(slo_s=SLO_S))
+    times = queue.controller.times
+    while times.expected_s(FRONT[0], 1, 32) <= SLO_S:
+        times.observe(FRONT[0], 1, 32, 1.0)
+    refused = next(n for n in range(100) if queue.offer(Request(32, n, n + SLO_S), n) is None)
+    assert 1 < refused <= 10
+
+
+def test_times_are_not_forgotten_while_they_are_corrected() -> None:
+    queue = Batcher(Controller(FRONT, BacklogFit()), Limits(slo_s=SLO_S))
+    times = queue.controller.times
+    for _ in range(10):
+        times.observe(FRONT[0], 1, 32, 0.01)
+    expected_s = times.expected_s(FRONT[0], 1, 32)
+    for now in range(100):
+        assert queue.offer(Request(32, now, now + 0.001), now) is not None  # too little time for any call
+        assert queue.offer(Request(32, now, now + SLO_S), now) is None
+        batch = queue.next_batch(now)
+        assert batch is not None
+        queue.finish(batch, now + 0.01, length=0)
+    assert times.expected_s(FRONT[0], 1, 32) == expected_s
+
+
+def test_corrections_that_shorten_times_are_kept() -> None:
+    times = Controller(FRONT, BacklogFit()).times
+    times.observe(FRONT[0], 1, 32, 0.001)
+    expected_s = times.expected_s(FRONT[0], 1, 32)
+    times.fade()
+    assert times.expected_s(FRONT[0], 1, 32) == expected_s < 0.005
