@@ -7,6 +7,7 @@ import datetime
 import logging
 import time
 
+from search.errors import one_line
 from search.serve.controller import Switch
 from search.serve.database.tables import now
 from search.serve.fleet import Fleet
@@ -28,8 +29,12 @@ class SwitchLog:
             while True:
                 await asyncio.sleep(every_s)
                 self.look()
-        finally:
-            self.look()
+        except asyncio.CancelledError:
+            try:
+                self.look()
+            except Exception as error:  # in the place of the cancellation it would keep the service from its end
+                log.warning("the last switches are not stored: %s", one_line(error))
+            raise
 
     def look(self) -> None:
         """Store and log the switches since the last look.

@@ -17,6 +17,7 @@ from search.serve.controller import Switch
 from search.serve.database.tables import now
 from search.serve.database.writer import WriterFullError
 from search.serve.fleet import Fleet
+from search.serve.server import again
 from search.serve.service import ANSWERING, Service
 from search.serve.switch_log import SwitchLog
 
@@ -128,3 +129,28 @@ def test_switches_are_listed_newest_first_a_page_at_a_time(tmp_path: Path) -> No
         SwitchLog(backend).look()
         backend.archive.make_key("after").result(5)
         talk(backend, conversation)
+
+
+def test_a_service_ends_though_the_database_takes_no_switches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [WriterFullError("many writes wait for the database")]
+
+    def full(_: Any) -> None:
+        if failures:
+            raise failures.pop()
+
+    answering = fleet(ANSWERING, extract, (3, 5))
+
+    async def ends(backend: Service) -> None:
+        watching = asyncio.create_task(again("storing switches", SwitchLog(backend).watch, first_s=0.01))
+        await asyncio.sleep(0)
+        switched(answering, 3, 5)
+        watching.cancel()
+        await asyncio.wait({watching}, timeout=1)
+        assert watching.cancelled()
+
+    with service(tmp_path, answering) as backend:
+        monkeypatch.setattr(backend.archive, "switched", full)
+        asyncio.run(ends(backend))
+    assert "the last switches are not stored: " in caplog.text
