@@ -20,6 +20,7 @@ from search.report.text import front_json
 from search.store.hard_links import LINKED, link_or_copy
 from search.store.paths import located
 from spaces import registry
+from spaces.base import WEIGHTS
 from spaces.build import precision_of
 from spaces.errors import Infeasible
 from spaces.recipe import Recipe
@@ -32,7 +33,8 @@ PICK_FILES = {
     "most-accurate": "most-accurate.yaml",
 }
 EXPORTED = ("front.json", "front.html", "front.png", *PICK_FILES.values())
-MODELS = "models"  # the folder of model folders
+EXPORTS = "exports"  # in a results folder: the folder of exports
+MODELS = "models"  # in an export: the folder of model folders
 RECIPE = "recipe.yaml"  # in a model folder: the best-config file of that model
 
 #: Suffixes of the files of a model folder: weights, configuration, tokenizer. Never a pickle or a stage's manifest.
@@ -98,23 +100,24 @@ def export_model(
 ) -> BestConfig:
     """Write the model of `outcome` to `folder`, with its record as `recipe.yaml`; returns the record.
 
-    In the results folder, weights and graphs are hard links to those of the store. A folder elsewhere has copies.
+    In the folder of exports, weights and graphs are hard links to those of the store. A folder elsewhere has copies.
 
     Raises:
-        UserError: the weights are no longer in the store, or the runtime cannot make its files here.
+        UserError: the weights that were measured are no longer in the store, or the runtime cannot make its files here.
     """
     source = located(study.results, outcome.folder)
-    if not outcome.folder or not (source / "model.safetensors").is_file():
+    if not outcome.folder or not (source / WEIGHTS).is_file():
         raise UserError(
             f"trial {outcome.number}: its weights must be in {source}, and are not; "
             "the same `run` command builds them again"
         )
+    _check_weights(source / WEIGHTS, study, outcome)
     try:
         source = study.results / opened(outcome)
     except Infeasible as reason:
         raise UserError(f"trial {outcome.number}: cannot be exported on this machine: {reason}") from None
     programs = programs_of(source, outcome.recipe)
-    linked: tuple[str, ...] = LINKED if folder.resolve().is_relative_to(study.results.resolve()) else ()
+    linked: tuple[str, ...] = LINKED if folder.resolve().is_relative_to((study.results / EXPORTS).resolve()) else ()
     with replacing_folder(folder, made_again=programs) as partial:
         for name in files_of(source, outcome.recipe):
             (partial / name).parent.mkdir(exist_ok=True)
@@ -132,6 +135,19 @@ def export_model(
             shutil.copyfile(source / name, partial / name)
         (partial / RECIPE).write_text(record.to_yaml(RECIPE), encoding="utf-8")
     return record
+
+
+def _check_weights(path: Path, study: StudyRecord, outcome: Outcome) -> None:
+    """Raise UserError unless these weights are those that were measured.
+
+    Somebody may have written into a hard link to them, or another study may have trained the recipe again.
+    """
+    measured = study.weights_sha256.get(outcome.number) or outcome.weights_sha256
+    if measured and (digest := sha256(path)) != measured:
+        raise UserError(
+            f"trial {outcome.number}: its weights in {path.parent} must be those that were measured, with SHA-256 "
+            f"{measured[:16]}..., got {digest[:16]}...; the same `run` command builds them again"
+        )
 
 
 def _cut_at(folder: Path, max_length: int) -> int:

@@ -29,7 +29,7 @@ from search.measure.timing import BASELINE, Finalist
 from search.prepare.prepared import Prepared
 from search.report.progress import View
 from search.store.paths import located
-from search.store.store import digest_in
+from search.store.store import digest_in, whole
 from spaces.base import WEIGHTS
 from spaces.recipe import digest_of
 
@@ -149,7 +149,7 @@ def _gather(
 ) -> None:
     """Gather one finalist: its weights, results on the held-out split, and outputs that a reload must reproduce."""
     number, measurer = outcome.number, evaluate.measurer
-    here = _weights_here(results, outcome)
+    here = weights_here(results, outcome)
     ready = [one for one, _ in gathered.ready.values()]
     in_time = not gathered.late and time_left.allows(outcome, ready)
     if not in_time and outcome.weights_sha256 in ("", here):
@@ -228,9 +228,11 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
     return replace(final, late=late)
 
 
-def _weights_here(results: Path, outcome: Outcome) -> str:
-    """SHA-256 of the stored weights of a trial; "" where there are none."""
+def weights_here(results: Path, outcome: Outcome) -> str:
+    """SHA-256 of the stored weights of a trial; "" where there are none, or they were changed since."""
+    folder = located(results, outcome.folder)
     try:
-        return digest_in(located(results, outcome.folder), WEIGHTS)
+        digest = digest_in(folder, WEIGHTS)
     except (OSError, ValueError, KeyError):
         return ""
+    return digest if whole(folder) else ""

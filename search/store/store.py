@@ -72,7 +72,7 @@ class Store:
         folder = self.path(stage, key)
         if not folder.exists():
             return None
-        if not _whole(folder):
+        if not whole(folder):
             self._discard(folder)
             return None
         self._use(folder)
@@ -83,7 +83,7 @@ class Store:
         aside = temporary(folder)
         with suppress(OSError):
             with alone_in(self.root):
-                if _whole(folder):
+                if whole(folder):
                     return
                 folder.rename(aside)  # at once, so that nobody finds half of it
             shutil.rmtree(aside)
@@ -272,7 +272,8 @@ def _signature(folder: Path, files: Mapping[str, Any]) -> list[tuple[int, ...]]:
     return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
 
 
-def _whole(folder: Path) -> bool:
+def whole(folder: Path) -> bool:
+    """Whether an entry has the files that it was built with."""
     try:
         wanted = json.loads((folder / MANIFEST).read_text())["files"]
         before = _signature(folder, wanted)

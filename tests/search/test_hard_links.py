@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from search.deliver.export import export_model
+from search.deliver.finalists import weights_here
 from search.deliver.read_exported import read_exported
+from search.errors import UserError
 from search.front.front import Front
 from search.front.study_record import StudyRecord
 from search.report.store_lines import cache_lines, disk_line, removed_line
 from search.store.hard_links import disk_bytes, link_or_copy
 from search.store.paths import inside
-from search.store.store import Store
+from search.store.store import Store, digest_in
 
 from . import factory
 
@@ -102,6 +104,25 @@ def test_an_export_to_a_folder_of_the_users_own_is_a_copy(stored: StoredModel, t
         for name in LARGE:
             assert not os.path.samefile(folder / name, stored.entry / name)
             assert (folder / name).read_bytes() == (stored.entry / name).read_bytes()
+
+
+def test_an_export_to_another_place_in_the_results_folder_is_a_copy(stored: StoredModel) -> None:
+    """Its user may change it, as any folder of `--to`; with `--mlruns .` every folder is in the results folder."""
+    folder = stored.exported(stored.results / "mine")
+    assert not any(os.path.samefile(folder / name, stored.entry / name) for name in LARGE)
+
+
+def test_weights_that_were_written_into_are_not_exported_again(stored: StoredModel, tmp_path: Path) -> None:
+    [outcome] = stored.front.outcomes
+    measured = replace(outcome, weights_sha256=digest_in(stored.entry, LARGE[0]))
+    stored = replace(stored, front=stored.front.replacing({outcome.number: measured}))
+    folder = stored.exported()
+    with (folder / LARGE[0]).open("r+b") as file:  # as who trains the model further, and saves it in its place
+        file.write(b"other")
+    with pytest.raises(UserError, match=r"trial 0: its weights in .* must be those that were measured, .*`run`"):
+        stored.exported(tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+    assert weights_here(stored.results, measured) == "", "a run builds them again, also for a member that is late"
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
