@@ -99,11 +99,19 @@ def export_seconds(members: Sequence[Outcome]) -> float:
     return REPORTS_S + sum(map(_exported_s, members))
 
 
+def logging_seconds(members: Sequence[Outcome]) -> float:
+    """Expected seconds, at most, until MLflow has the record and the models of an export, which is the last step."""
+    return REPORTS_S + sum(RECORD_S + _copying_s(outcome) for outcome in members)
+
+
 def _exported_s(outcome: Outcome) -> float:
     opened = 2 if task_named(outcome.recipe.task).generates else 1  # what scores texts, and what generates
+    return RECORD_S + opened * _loading_s(outcome) + _copying_s(outcome)
+
+
+def _copying_s(outcome: Outcome) -> float:
     size = outcome.measurements.get(SIZE.name)
-    copying_s = 0.0 if size is None else size.value / COPIED_MB_S
-    return RECORD_S + opened * _loading_s(outcome) + copying_s
+    return 0.0 if size is None else size.value / COPIED_MB_S
 
 
 def fitting(plans: CampaignPlans, ready: Sequence[Outcome], left_s: float) -> int:

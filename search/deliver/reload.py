@@ -13,7 +13,7 @@ from objectives.memory import PEAK_MEMORY
 from objectives.process import Remote
 from search.deliver import verify as check
 from search.deliver.export import exported_folder
-from search.deliver.finishing_time import timing_seconds
+from search.deliver.finishing_time import logging_seconds, timing_seconds
 from search.deliver.latency_check import ratio_deviation
 from search.deliver.open_exported import open_exported, recorded_context
 from search.deliver.read_exported import read_exported
@@ -29,9 +29,9 @@ from search.tasks import task_named
 def reload(measurer: Measurer, front: Front, exports: Path, view: View, left_s: float) -> list[str]:
     """Load every exported model in a fresh process and compare its outputs with its record; returns the problems.
 
-    Where `left_s` seconds allow it, the models are also timed, in turns with the baseline. A line tells where a speedup
-    differs from the record, or why it cannot be told; these are not problems, because the machine may have changed
-    since.
+    Where `left_s` seconds allow it, and leave MLflow its time, the models are also timed, in turns with the baseline. A
+    line tells where a speedup differs from the record, or why it cannot be told; these are not problems, because the
+    machine may have changed since.
     """
     problems: dict[int, str] = {}
 
@@ -59,7 +59,8 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View, left_s: 
     models = {o.number: exported(o) for o in front.members}
     baseline = [] if front.baseline is None else [front.baseline]
     plans = {"": measurer.times.plan_after_export}
-    if left_s < timing_seconds(plans, [*baseline, *front.members]):
+    needed_s = timing_seconds(plans, [*baseline, *front.members]) + logging_seconds(front.members)
+    if left_s < needed_s:
         problems |= _open_each(models, measurer.context.device)
         view.say("      after export: the models were not timed, because the time limit leaves no time for it")
     else:

@@ -19,7 +19,7 @@ from search.deadline import Clock
 from search.deliver import finalists, verify
 from search.deliver import reload as reloading
 from search.deliver.finalists import finalists_of, measure_finalists
-from search.deliver.finishing_time import export_seconds, timing_seconds
+from search.deliver.finishing_time import export_seconds, logging_seconds, timing_seconds
 from search.front.final import Final
 from search.front.front import Front
 from search.front.outcome import Outcome
@@ -172,6 +172,13 @@ def test_exported_models_are_checked_but_not_timed_where_no_time_is_left(monkeyp
 
     assert reloading.reload(measurer, FRONT, Path("exports"), view, left_s=math.inf) == []
     assert timed == [set(by_number)] and len(said) == 1
+
+    timing_s = timing_seconds({"": PLAN}, [*([] if FRONT.baseline is None else [FRONT.baseline]), *FRONT.members])
+    logging_s = logging_seconds(FRONT.members)
+    reloading.reload(measurer, FRONT, Path("exports"), view, left_s=timing_s + logging_s / 2)
+    assert len(timed) == 1, "MLflow has its time left"
+    reloading.reload(measurer, FRONT, Path("exports"), view, left_s=timing_s + logging_s + 0.1)
+    assert len(timed) == 2
 
 
 def _number(problem: str) -> int:
