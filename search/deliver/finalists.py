@@ -29,7 +29,7 @@ from search.measure.timing import BASELINE, Finalist
 from search.prepare.prepared import Prepared
 from search.report.progress import View
 from search.store.paths import located
-from search.store.store import digest_in, whole
+from search.store.store import Store, digest_in
 from spaces.base import WEIGHTS
 from spaces.recipe import digest_of
 
@@ -229,10 +229,10 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
 
 
 def weights_here(results: Path, outcome: Outcome) -> str:
-    """SHA-256 of the stored weights of a trial; "" where there are none, or they were changed since."""
+    """SHA-256 of a trial's stored weights, which stay for its export; "" where there are none as they were made."""
     folder = located(results, outcome.folder)
     try:
         digest = digest_in(folder, WEIGHTS)
     except (OSError, ValueError, KeyError):
         return ""
-    return digest if whole(folder) else ""
+    return digest if Store(results / "cache").use(folder) else ""

@@ -72,18 +72,24 @@ class Store:
         folder = self.path(stage, key)
         if not folder.exists():
             return None
-        if not whole(folder):
+        if not self.use(folder):
             self._discard(folder)
             return None
-        self._use(folder)
         return folder
+
+    def use(self, folder: Path) -> bool:
+        """Whether the entry in `folder` is there and whole; then it is not removed while this process lives."""
+        if not _whole(folder):
+            return False
+        self._use(folder)
+        return True
 
     def _discard(self, folder: Path) -> None:
         """Remove a damaged entry, unless another process has made it again by now."""
         aside = temporary(folder)
         with suppress(OSError):
             with alone_in(self.root):
-                if whole(folder):
+                if _whole(folder):
                     return
                 folder.rename(aside)  # at once, so that nobody finds half of it
             shutil.rmtree(aside)
@@ -272,8 +278,7 @@ def _signature(folder: Path, files: Mapping[str, Any]) -> list[tuple[int, ...]]:
     return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
 
 
-def whole(folder: Path) -> bool:
-    """Whether an entry has the files that it was built with."""
+def _whole(folder: Path) -> bool:
     try:
         wanted = json.loads((folder / MANIFEST).read_text())["files"]
         before = _signature(folder, wanted)

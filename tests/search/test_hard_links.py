@@ -116,6 +116,7 @@ def test_weights_that_were_written_into_are_not_exported_again(stored: StoredMod
     [outcome] = stored.front.outcomes
     measured = replace(outcome, weights_sha256=digest_in(stored.entry, LARGE[0]))
     stored = replace(stored, front=stored.front.replacing({outcome.number: measured}))
+    assert weights_here(stored.results, measured) == measured.weights_sha256
     folder = stored.exported()
     with (folder / LARGE[0]).open("r+b") as file:  # as who trains the model further, and saves it in its place
         file.write(b"other")
@@ -123,6 +124,16 @@ def test_weights_that_were_written_into_are_not_exported_again(stored: StoredMod
         stored.exported(tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
     assert weights_here(stored.results, measured) == "", "a run builds them again, also for a member that is late"
+    stored.store.release()
+
+
+def test_weights_of_a_member_that_is_late_stay_until_its_export(stored: StoredModel) -> None:
+    """Those of another finalist may be built meanwhile, for which the store makes room."""
+    assert weights_here(stored.results, stored.front.outcomes[0]) == digest_in(stored.entry, LARGE[0])
+    assert stored.store.prune(0) == []
+    stored.store.release()
+    os.utime(stored.entry, LONG_AGO)
+    assert [entry.folder for entry in stored.store.prune(0)] == [stored.entry]
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
