@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,13 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from search.deliver.export import export
+from search.deliver.written_files import sha256
 from search.errors import UserError
 from search.front.front import Front
 from search.store.hard_links import LINKED
 from search.track.log import requirements
 from search.track.tracker import Tracker, tracking_uri, ui_command
+from spaces.base import WEIGHTS
 
 from .. import factory
 
@@ -188,7 +192,11 @@ def test_the_end_of_a_search_renews_what_runs_say(store: Path, front: Front, tmp
 
     other = decided.members[0]
     figures = {**other.measurements, "accuracy": factory.measurement("accuracy", 0.9, 0.01, "fraction", "higher")}
-    again = decided.replacing({other.number: replace(other, measurements=figures, weights_sha256="other weights")})
+    folder = shutil.copytree(other.folder, tmp_path / "trained again")
+    weights = load_file(folder / WEIGHTS)
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, folder / WEIGHTS)
+    retrained = replace(other, measurements=figures, weights_sha256=sha256(folder / WEIGHTS), folder=str(folder))
+    again = decided.replacing({other.number: retrained})
     before = models_of(store, "remeasured")
     export(again, study, tmp_path)
     tracker.finish(again, study, tmp_path)
