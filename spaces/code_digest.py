@@ -16,9 +16,7 @@ def code_digest(*modules: str) -> str:
     """16 hex digits of the code of these modules, by dotted name; comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
     for name in modules:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, f"there is no module {name}"
-        digest.update(without_words(Path(spec.origin).read_text(encoding="utf-8")).encode())
+        digest.update(without_words(_source(name).read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:16]
 
 
@@ -36,8 +34,13 @@ def package_digest(*packages: str) -> str:
     """16 hex digits of the source files of these packages, byte by byte: for entries that are quick to make again."""
     digest = hashlib.sha256()
     for name in packages:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, f"there is no package {name}"
-        for path in sorted(Path(spec.origin).parent.glob("*.py")):
+        for path in sorted(_source(name).parent.glob("*.py")):
             digest.update(f"{name}.{path.stem}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _source(name: str) -> Path:
+    """The file of a module, or the `__init__.py` of a package."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None, f"there is no module {name}"
+    return Path(spec.origin)

@@ -25,6 +25,15 @@ def batcher() -> Batcher:
     return Batcher(Controller(FRONT, BacklogFit()), Limits(slo_s=0.1))
 
 
+def answered(queue: Batcher, now_s: float) -> list[str]:
+    """The payloads of what waits, in the order in which a worker answers them from then on."""
+    names = []
+    while (batch := queue.next_batch(now_s)) is not None:
+        names += [request.payload for request in batch.requests]
+        queue.finish(batch, now_s + 0.01)
+    return names
+
+
 def test_an_overdue_request_is_answered_after_those_that_can_be_in_time() -> None:
     queue = batcher()
     patient, strict = (Request(32, 0.0, ends, name, due_s=0.1) for name, ends in (("patient", 0.5), ("strict", 0.1)))
@@ -32,13 +41,7 @@ def test_an_overdue_request_is_answered_after_those_that_can_be_in_time() -> Non
     assert queue.expired(0.2) == (strict,) and queue.waiting == 1  # a stall
     assert queue.wake_at(0.2) <= 0.5
     assert queue.offer(Request(32, 0.2, 0.3, "new"), 0.2) is None
-    names = []
-    for _ in range(2):
-        batch = queue.next_batch(0.2)
-        assert batch is not None
-        names += [request.payload for request in batch.requests]
-        queue.finish(batch, 0.21)
-    assert names == ["new", "patient"]
+    assert answered(queue, 0.2) == ["new", "patient"]
     assert (queue.served, queue.late, queue.dropped) == (2, 1, 1)
 
 
@@ -99,13 +102,7 @@ def test_a_request_that_comes_overdue_is_answered_after_those_that_can_be_in_tim
     queue = batcher()
     assert queue.offer(Request(32, 0.2, 0.6, "late", due_s=0.2), 0.2) is None
     assert queue.offer(Request(32, 0.2, 0.3, "new"), 0.2) is None
-    names = []
-    for _ in range(2):
-        batch = queue.next_batch(0.2)
-        assert batch is not None
-        names += [request.payload for request in batch.requests]
-        queue.finish(batch, 0.21)
-    assert names == ["new", "late"]
+    assert answered(queue, 0.2) == ["new", "late"]
     assert (queue.served, queue.late) == (2, 1)
 
 
