@@ -45,6 +45,15 @@ def test_an_overdue_request_is_answered_after_those_that_can_be_in_time() -> Non
     assert (queue.served, queue.late, queue.dropped) == (2, 1, 1)
 
 
+def test_an_overdue_request_hides_no_urgent_one_of_its_length() -> None:
+    queue = batcher()
+    assert queue.offer(Request(32, 0.0, 0.5, "patient", due_s=0.1), 0.0) is None
+    assert queue.expired(0.2) == ()
+    assert queue.offer(Request(32, 0.2, 0.25, "soon"), 0.2) is None
+    assert queue.offer(Request(64, 0.2, 0.3, "later"), 0.2) is None
+    assert answered(queue, 0.2) == ["soon", "later", "patient"]
+
+
 def test_an_overdue_request_ends_at_its_deadline() -> None:
     queue = batcher()
     request = Request(32, 0.0, 0.5, due_s=0.1)
