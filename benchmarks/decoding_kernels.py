@@ -60,8 +60,9 @@ def write_product(path: Path, precision: str, outputs: int) -> None:
         constants = [
             graph.constant("numbers", lambda: rng.integers(0, 256, shape, np.uint8)),
             graph.constant("scales", lambda: rng.random((outputs, groups), np.float32)),
-            graph.constant("zeros", lambda: rng.integers(0, 256, (outputs, groups // 2), np.uint8)) if bits == 4 else "",
         ]
+        if bits == 4:
+            constants.append(graph.constant("zeros", lambda: rng.integers(0, 256, (outputs, groups // 2), np.uint8)))
         sizes = {"K": HIDDEN, "N": outputs, "bits": bits, "block_size": WEIGHT_GROUP, "accuracy_level": ACCURACY_LEVEL}
         product = graph.op("MatMulNBits", x, *constants, domain=CONTRIBUTED, **sizes)
     graph.output(product, "y", np.float32, (1, outputs))
@@ -128,7 +129,7 @@ def measure(folder: Path, rounds: int, threads: int) -> dict[str, dict[str, Any]
 
 def rows_of(figures: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     """Rows of the table; adds each kernel's ratio of times and its share of the copied bandwidth to `figures`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for precision, f in figures.items():
         each = {where: f[f"{where}_s"] / f[f"{where}_weights"] * 1e12 for where in ("cached", "memory")}
         speed = {where: f[f"{where}_bytes"] / f[f"{where}_s"] / 1e9 for where in ("cached", "memory")}
