@@ -13,7 +13,7 @@ import numpy as np
 
 from objectives import bench
 from spaces import build, registry
-from spaces.generation.program import CacheSettings, greedy, open_program
+from spaces.generation.program import CacheSettings, RewindingProgram, greedy, open_program
 from spaces.generation.speculation import Speculation
 from spaces.knob import Plan
 from spaces.runtime import Context
@@ -107,6 +107,28 @@ class Generating:
         if speculation is None:
             return Answer(tokens, took, len(tokens) - 1, 0, 0)
         return Answer(tokens, took, speculation.calls, speculation.proposed, speculation.accepted)
+
+    def agreements(self, prompt: Prompt, answer: Sequence[int]) -> str:
+        """For each token of an answer after its first: 1 where it is the likeliest after those before it, or 0."""
+        if len(answer) < 2:
+            return ""
+        assert isinstance(self._program, RewindingProgram)
+        tokens = np.array([answer], np.int64)
+        _, cache = self._program.prefill(prompt, np.ones_like(prompt))
+        likeliest = self._program.extend(tokens[:, :-1], cache)[0].argmax(-1)
+        return "".join(str(int(same)) for same in likeliest == tokens[0, 1:])
+
+    def reading(self, length: int, count: int, repeats: int) -> list[float]:
+        """Of reading `count` tokens in one call after the prompt of this length, which are then removed again."""
+        assert isinstance(self._program, RewindingProgram)
+        cache, tokens = self._caches[length]
+        block, begin, times = np.repeat(tokens[None], count, 1), cache.length, []
+        for _ in range(WARM + repeats):
+            began = time.perf_counter()
+            self._program.extend(block, cache).argmax(-1)
+            self._program.truncate(cache, begin)
+            times.append((time.perf_counter() - began) * 1e3)
+        return times[WARM:]
 
     def cache_mb(self, length: int) -> float:
         return float(self._caches[length][0].nbytes / 1e6)
