@@ -15,8 +15,9 @@ so the replay is exact. (In int8, tokens that are read together may be rounded o
 reads an answer at once here.) The first command line above measures both, the second agreements alone, which may be
 done on a busy machine, and the third times: a step of each copy after 128 tokens, and the target's reading of 2 to 7
 tokens at once, in turns. The bound divides plain decoding by the replay's calls at these times, with the best number of
-proposed tokens. It leaves out that the draft reads the prompt, and its last token where all are accepted. The weights
-were 4-bit before. The copies take 9 GB of disk.
+proposed tokens. It leaves out that the draft reads the prompt, and its last token where all are accepted. "run of 3" is
+how many tokens are accepted in a call that proposes 3, and "1.6 with 5" is times as fast, with 5 proposed tokens. The
+weights were 4-bit before. The copies take 9 GB of disk.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from spaces.statistics_pass import collect
 WHOLE = "whole"  # the folder of the model with all its blocks
 REMOVED, FEWER = (1, 3, 6, 10, 15), (1, 6)  # blocks; with --quick
 RANKING, SHORTER = 4, 1  # windows of 512 tokens that rank the blocks, as in a search; with --quick
+PROMPTS, FEW = 12, 3  # of each kind; with --quick
 MOST = 6  # proposed tokens a call
 OPENING_S, ANSWERING_S = 900, 600  # longest of a process: its graph may have to be written
 DEPLOYMENTS = {p: next(d for d in language_models.DEPLOYMENTS if d.name == f"onnx {p}") for p in ("fp32", "int8")}
@@ -221,11 +223,11 @@ def told(agreements: Agreements, times: Mapping[str, Mapping[str, list[float]]])
             cells = {b["kind"]: f"{b['speedup']:.2f} with {b['proposed']}" for b in bounds if b["draft"] == draft}
             rows.append((draft, f"{np.median(times[draft]['1']):.1f}", *(cells[kind] for kind in by_kind)))
         parts.append(header.table(("draft", "TPOT ms", *speculation.KINDS), rows))
-        reading = [f"{np.median(ms):.1f} ({count})" for count, ms in sorted(times[TARGET.name].items())]
+        reading = [f"{count} in {np.median(ms):.1f}" for count, ms in sorted(times[TARGET.name].items())]
         parts.append(f"The target reads tokens in ms: {', '.join(reading)}.")
-        for what, pruned in (("Of all drafts", False), ("Of those without some blocks", True)):
+        for what, pruned in (("all drafts", False), ("drafts without some blocks", True)):
             best = [f"{k} {b['speedup']:.2f} ({b['draft']})" for k, b in best_of(bounds, pruned).items()]
-            parts.append(f"{what} at most so many times as fast as plain fp32: {', '.join(best)}.")
+            parts.append(f"Times as fast as plain fp32, at most, of {what}: {', '.join(best)}.")
         parts.append(f"Plain int8, whose answers are others: {speed_of_int8(times):.2f} times as fast as plain fp32.")
     return "\n\n".join(parts)
 
@@ -258,7 +260,7 @@ def measured(arguments: argparse.Namespace, models: Path, parser: argparse.Argum
         language_models.calibrate(models / WHOLE, SHORTER if quick else RANKING)
         blocks = ranked(models / WHOLE, FEWER if quick else REMOVED)
         write_copies(models, blocks)
-        prompts, ends = speculation.prompts_of(arguments.text, 3 if quick else 12)
+        prompts, ends = speculation.prompts_of(arguments.text, FEW if quick else PROMPTS)
         agreements = agreements_of(models, drafts_of(blocks), prompts, ends, threads)
     else:
         blocks, agreements = read_agreements(parser, arguments.agreements)
