@@ -169,7 +169,11 @@ def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running(
-    serving: Service, guarding: Guarding = OPEN, drain_s: int | None = None, silent_s: float = HEAD_S
+    serving: Service,
+    guarding: Guarding = OPEN,
+    drain_s: int | None = None,
+    silent_s: float = HEAD_S,
+    http: type[asyncio.Protocol] | None = None,
 ) -> Iterator[str]:
     """The service behind a real web server; its address. At the end open requests have `drain_s` seconds."""
     with socket.socket() as free:
@@ -177,7 +181,7 @@ def running(
         port = free.getsockname()[1]
     app = create_app(serving, guarding)
     options: dict[str, Any] = {"log_config": None, "lifespan": "off", "timeout_graceful_shutdown": drain_s}
-    config = uvicorn.Config(app, "127.0.0.1", port, http=http_protocol(), **options)
+    config = uvicorn.Config(app, "127.0.0.1", port, http=http or http_protocol(), **options)
     server = uvicorn.Server(config)
 
     async def serve() -> None:

@@ -17,6 +17,7 @@ from search.serve import completion_api, problems
 from search.serve.answer_route import AnswerRoute
 from search.serve.answers import Answer
 from search.serve.completer import Completer
+from search.serve.connection import while_connected
 from search.serve.database.archive import NewPassage, clean
 from search.serve.fleet import CAUSAL_TASK, EMBEDDING_TASK, Fleet
 from search.serve.fleet_state import fleet_state
@@ -102,7 +103,9 @@ def _answers(app: FastAPI, service: Service, live: RecentTimes) -> None:
     async def answer(body: Ask, request: Request) -> Answer:
         """Answer a question from its context, or from the stored passages."""
         within = None if body.within_ms is None else body.within_ms / 1e3
-        reply = await service.answer(body.question, body.context, request.state.request, request.state.key_id, within)
+        state = request.state
+        with while_connected(request):
+            reply = await service.answer(body.question, body.context, state.request, state.key_id, within)
         live.add(reply.milliseconds["total"], reply.variant)
         return reply
 
@@ -126,20 +129,22 @@ def _answers(app: FastAPI, service: Service, live: RecentTimes) -> None:
 
 def _models(app: FastAPI, service: Service) -> None:
     @app.post("/v1/classify")
-    async def classify(body: Classify) -> dict[str, Any]:
+    async def classify(body: Classify, request: Request) -> dict[str, Any]:
         """The label of each text, or of each pair of texts."""
         if CLASSIFYING not in service.fleets:
             raise HTTPException(404, "no classification study is served; name one when the service is started")
         rows = [text if isinstance(text, str) else text.model_dump() for text in body.texts]
         within = None if body.within_ms is None else body.within_ms / 1e3
-        return {"results": await service.classify(rows, within)}
+        with while_connected(request):
+            return {"results": await service.classify(rows, within)}
 
     @app.post("/v1/embed", response_model=dict[str, Any])
-    async def embed(body: Embed) -> Response:
+    async def embed(body: Embed, request: Request) -> Response:
         """An embedding of each text, as OpenAI's embeddings endpoint gives them."""
         texts = [body.input] if isinstance(body.input, str) else body.input
         fleet = service.fleets[EMBEDDING_TASK]
-        vectors = await service.embedding.of_a_client(texts)
+        with while_connected(request):
+            vectors = await service.embedding.of_a_client(texts)
         listing = embedding_list(vectors, texts, fleet.name(fleet.serving), body.encoding_format)
         return await long_reply(listing, "data")
 

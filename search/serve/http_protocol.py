@@ -6,12 +6,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from search.serve.connection import ConnectedHttp
+
 #: Most bytes of a request's line and headers.
 MOST_HEAD = 65_536
 
 
-class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol; a head that is longer than `MOST_HEAD` is refused before it is whole.
+class BoundedHttp(ConnectedHttp, HttpToolsProtocol):
+    """uvicorn's protocol with `ConnectedHttp`; a head that is longer than `MOST_HEAD` is refused before it is whole.
 
     llhttp gives a header to its caller when all of it has come, so an endless one would fill the memory.
     """

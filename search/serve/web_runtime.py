@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Literal
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +18,13 @@ def event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def http_protocol() -> type[asyncio.Protocol] | Literal["h11"]:
+def http_protocol() -> type[asyncio.Protocol]:
     """What reads requests and writes responses: httptools, or h11 where that is not installed."""
     try:
         from search.serve.http_protocol import BoundedHttp
     except ModuleNotFoundError:
         log.info("httptools is not installed: h11 reads requests, which is slower")
-        return "h11"
+        from search.serve.plain_http import PlainHttp
+
+        return PlainHttp
     return BoundedHttp
