@@ -1,4 +1,4 @@
-"""The connection of a request: work for a client that has gone away is given up."""
+"""The connection of a request: work for a client that has gone away is given up, and what is not HTTP is a problem."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from search.serve.problems import problem
 
 #: The status by which requests are counted whose client has gone away; nginx has introduced it.
 GONE = 499
@@ -63,9 +65,10 @@ def while_connected(request: Request) -> Iterator[None]:
 
 
 class ConnectedHttp(asyncio.Protocol):
-    """What is added to uvicorn's protocols: each request has its `Connection`."""
+    """What is added to uvicorn's protocols: each request has its `Connection`, and every error is a problem."""
 
     app: Any
+    transport: Any
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -75,6 +78,13 @@ class ConnectedHttp(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._connection.lost()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, and close the connection."""
+        response = problem(400, msg, {"Connection": "close"})
+        lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in response.raw_headers)]
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body))
+        self.transport.close()
 
 
 def _connected(app: ASGIApp, connection: Connection, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -1,4 +1,4 @@
-"""What a client does to its connection: one that goes away leaves the queue."""
+"""What a client does to its connection: one that goes away leaves the queue, and what is not HTTP is a problem."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from services import extract, fleet, running, service
+from services import extract, fleet, is_problem, running, service
 
 from search.serve.batching import Limits
 from search.serve.fleet import EMBEDDING_TASK
@@ -74,3 +75,17 @@ def test_a_request_whose_client_has_gone_leaves_the_queue(
         counted = f'search_serve_requests_total{{route="{path}",status="499"}} 1.0'
         until(lambda: counted in httpx.get(f"{url}/metrics").text)
         assert len(computed) == 1
+
+
+@PROTOCOLS
+def test_what_is_not_http_is_a_problem(protocol: type[asyncio.Protocol], tmp_path: Path) -> None:
+    endless = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 200_000
+    with service(tmp_path) as backend, running(backend, http=protocol) as url:
+        for sent in (b"no request at all\r\n\r\n", endless):
+            with connected(url) as client:
+                client.sendall(sent)
+                reply = HTTPResponse(client)
+                reply.begin()
+                content = reply.read()
+            assert reply.will_close
+            is_problem(httpx.Response(reply.status, headers=reply.getheaders(), content=content), 400)
