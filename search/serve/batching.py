@@ -16,10 +16,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Literal
 
 from search.serve.admission import STANDSTILL, TIGHT, AdmissionMargin, Standstill, spread_s
+from search.serve.backlog import backlog_of
 from search.serve.bucket import Bucket, Request
 from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
@@ -268,19 +268,4 @@ class Batcher:
 
     def _backlog(self, length: int, now_s: float) -> Backlog:
         """The backlog as input of a decision on the bucket `length`; 0: on no bucket."""
-        urgent: list[float] = []
-        for request in islice(self._buckets.get(length, ()), self.limits.max_batch):
-            left = request.due_s - now_s
-            urgent.append(min(left, urgent[-1]) if urgent else left)
-        filled = {length: bucket for length, bucket in self._buckets.items() if bucket}
-        newest = [bucket.newest for bucket in filled.values()]
-        in_time = [request for request in newest if not request.overdue]
-        return Backlog(
-            length=length,
-            urgent_s=tuple(urgent),
-            newest_s=max((request.due_s for request in in_time or newest), default=now_s) - now_s,
-            waiting=tuple((length, len(bucket)) for length, bucket in filled.items()),
-            max_batch=self.limits.max_batch,
-            slo_s=self.limits.slo_s,
-            workers=self.workers,
-        )
+        return backlog_of(self._buckets, length, now_s, self.limits.max_batch, self.limits.slo_s, self.workers)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 
@@ -38,7 +40,7 @@ class Request:
 
 
 class Bucket:
-    """First come, first served; those that are overdue come last."""
+    """First due, first served, as they have come where they are due at once; those that are overdue come last."""
 
     def __init__(self) -> None:
         self._in_time: deque[Request] = deque()
@@ -57,12 +59,23 @@ class Bucket:
         return (self._in_time or self._overdue)[0]
 
     @property
-    def newest(self) -> Request:
-        """The one that came last; one that is overdue only where no other waits. Raises IndexError."""
+    def last(self) -> Request:
+        """The one that is due last; one that is overdue only where no other waits. Raises IndexError."""
         return (self._in_time or self._overdue)[-1]
 
+    def due_by(self, due_s: float) -> Sequence[Request]:
+        """Those that are due by `due_s`, and not overdue."""
+        if self._in_time and self._in_time[-1].due_s <= due_s:
+            return self._in_time
+        return list(islice(self._in_time, bisect_right(self._in_time, due_s, key=_due_s)))
+
     def append(self, request: Request) -> None:
-        (self._overdue if request.overdue else self._in_time).append(request)
+        if request.overdue:
+            self._overdue.append(request)
+        elif self._in_time and request.due_s < self._in_time[-1].due_s:
+            self._in_time.insert(bisect_right(self._in_time, request.due_s, key=_due_s), request)
+        else:
+            self._in_time.append(request)
 
     def take(self, count: int) -> tuple[Request, ...]:
         """The first `count`, or as many as there are."""
@@ -70,9 +83,12 @@ class Bucket:
         return tuple((self._in_time or self._overdue).popleft() for _ in range(taken))
 
     def put_back(self, requests: Sequence[Request]) -> None:
-        """Requests that were taken, in the same order at the head."""
+        """Requests that were taken, in the same order before those that are due as they are."""
         for request in reversed(requests):
-            (self._overdue if request.overdue else self._in_time).appendleft(request)
+            if request.overdue:
+                self._overdue.appendleft(request)
+            else:
+                self._in_time.insert(bisect_left(self._in_time, request.due_s, key=_due_s), request)
 
     def discard(self, request: Request) -> None:
         """Remove a request, if it waits here."""
@@ -90,3 +106,7 @@ class Bucket:
         for request in late:
             request.miss()
         return gone, late
+
+
+def _due_s(request: Request) -> float:
+    return request.due_s

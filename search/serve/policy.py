@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -21,16 +21,25 @@ HULL_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Sooner:
+    """The requests that are due within an objective of the most urgent one, where others have longer."""
+
+    last_s: float  # time left to the one of them that is due last
+    waiting: tuple[tuple[int, int], ...]  # (padded length, requests)
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """The waiting requests at the moment of a decision."""
 
     length: int  # tokens that the rows of the next batch are padded to
     urgent_s: tuple[float, ...]  # time left to the most urgent of the first 1, 2, ... requests of the next batch
-    newest_s: float  # time left to the request that arrived last
+    last_s: float  # time left to the request that is due last
     waiting: tuple[tuple[int, int], ...]  # (padded length, requests) of all that waits, the next batch included
     max_batch: int
     slo_s: float
     workers: int = 1
+    sooner: Sooner | None = None  # None: all are due within an objective
 
     def calls(
         self, times: ServiceTimes, serving: Callable[[int], Variant], taken: int = 0
@@ -41,7 +50,7 @@ class Backlog:
         """
         for length, count in self.waiting:
             rows = count - taken if length == self.length else count
-            if not rows:
+            if rows <= 0:
                 continue
             variant = serving(length)
             full = self.batch_limit(times, variant, length)
@@ -131,7 +140,7 @@ class BacklogFit:
     accurate variants longer. Variants below the concave hull serve only while one on it is out.
 
     A price fits where the next batch ends, at the 99th percentile, before its most urgent request is late (the slack of
-    SuperServe's SlackFit, arXiv 2312.16733), and the whole backlog drains before the newest request is late (the depth
+    SuperServe's SlackFit, arXiv 2312.16733), and the whole backlog drains before its last request is late (the depth
     thresholds of Compass, arXiv 2603.20821, from the same times), both within the share `hold` of the time left: the
     rest is for a burst, which finds a short queue. The price rises at once to the lowest one that fits, and falls by
     one step per batch where the lower one fits into the share `room`. Otherwise it stays.
@@ -196,7 +205,10 @@ def serving_at(price: float, variants: tuple[Variant, ...], length: int) -> Vari
 
 
 def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: ServiceTimes, share: float) -> bool:
-    """Whether the whole backlog is served at `price` within `share` of the time left."""
+    """Whether the whole backlog is served at `price` within `share` of the time left.
+
+    What is due sooner than the rest must be served in its own time: a request with a long time limit gives it none.
+    """
     variant = serving_at(price, variants, backlog.length)
     size = backlog.largest_fit(times, variant)
     if size == 0:
@@ -204,8 +216,13 @@ def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: S
     first = times.safe_s(variant, size, backlog.length)
     if first > share * backlog.urgent_s[size - 1]:
         return False
-    rest = backlog.drain_s(times, lambda length: serving_at(price, variants, length), taken=size)
-    return first + rest <= share * backlog.newest_s
+    serving = partial(serving_at, price, variants)
+    if first + backlog.drain_s(times, serving, taken=size) > share * backlog.last_s:
+        return False
+    if backlog.sooner is None:
+        return True
+    sooner = replace(backlog, waiting=backlog.sooner.waiting)
+    return first + sooner.drain_s(times, serving, taken=size) <= share * backlog.sooner.last_s
 
 
 def _why(state: PolicyState, price: float, backlog: Backlog, variants: tuple[Variant, ...]) -> str:

@@ -36,10 +36,10 @@ def row(now: float, length: int = 20, within_s: float = 0.05, payload: Any = Non
 
 @pytest.mark.parametrize("seed", range(5))
 def test_laws_of_the_queue_hold_under_random_load(seed: int) -> None:
-    """No late row is computed, the queue is bounded, buckets are in order, every row has one fate."""
+    """No late row is computed, the queue is bounded, what is due first goes first, every row has one fate."""
     random, queue, now = np.random.default_rng(seed), batcher(), 0.0
     fates: dict[int, str] = {}
-    running, last = list[tuple[float, RequestBatch]](), dict[int, int]()
+    running, taken = list[tuple[float, RequestBatch]](), dict[int, Request]()
     for offered in range(3000):
         now += float(random.exponential(random.choice([0.0001, 0.002, 0.02])))
         for done, batch in [r for r in running if r[0] <= now]:
@@ -53,14 +53,19 @@ def test_laws_of_the_queue_hold_under_random_load(seed: int) -> None:
         if (refusal := queue.offer(request, now)) is not None:
             fates[request.payload] = "refused"
             assert refusal.retry_after_s > 0
+        else:
+            taken[offered] = request
         assert queue.waiting <= LIMITS.max_queue
         if not running and (begun := queue.next_batch(now)) is not None:
             assert len(begun.requests) <= LIMITS.max_batch
             assert all(request.deadline_s > now for request in begun.requests)
             assert {LIMITS.padded(request.length) for request in begun.requests} == {begun.length}
-            numbers = [r.payload for r in begun.requests if not r.failures]
-            assert numbers == sorted(numbers) and (not numbers or numbers[0] > last.get(begun.length, -1))
-            last[begun.length] = max([*numbers, last.get(begun.length, -1)])
+            expired = {request.payload for request in queue.expired(now)}
+            fates |= dict.fromkeys(expired, "expired")
+            due = [request.due_s for request in begun.requests]
+            left = [r for n, r in taken.items() if n not in fates and r not in begun.requests]
+            assert due == sorted(due)
+            assert all(r.due_s >= due[-1] for r in left if LIMITS.padded(r.length) == begun.length)
             took = begun.variant.seconds(len(begun.requests), begun.length) * float(random.uniform(0.8, 2))
             running.append((now + took, begun))
         fates |= {request.payload: "expired" for request in queue.expired(now)}
