@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import typer
 from typer.main import get_command
 
-from search.cli import apply, cache, check, compare, doctor, export, front, listing, plan, run, serve, ui
+from search.cli import apply, cache, check, compare, doctor, export, front, listing, lm_eval, plan, run, serve, ui
 from search.cli.mistakes import Command, Commands
 from search.cli.options import GlobalOptions
 from search.cli.terminal import complain, failed
@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[Callable[..., int], str]] = {
     "apply": (apply.apply, apply.EXAMPLE),
     "check": (check.check, check.EXAMPLE),
     "compare": (compare.compare, compare.EXAMPLE),
+    "lm-eval": (lm_eval.lm_eval, lm_eval.EXAMPLE),
     "cache": (cache.cache, cache.EXAMPLE),
     "serve": (serve.serve, serve.EXAMPLE),
     "list": (listing.listing, listing.EXAMPLE),

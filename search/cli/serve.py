@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from search.cli.options import Debug, Mlruns, number_option, one_of, port, results, whole_option
 from search.errors import UserError
-from search.store.paths import expanded
 
 EXAMPLE = "python -m search serve question-answering --slo-ms 200"
 SERVE_INSTALL = 'pip install "transformer-compression-search[serve,quickstart]"'
@@ -87,13 +85,14 @@ def serve(
     missing = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "alembic") if not importlib.util.find_spec(name)]
     if missing:
         raise UserError(f"serve: {', '.join(missing)} not installed: {SERVE_INSTALL}")
+    from search.deliver.read_exported import exported_front
     from search.serve import server
 
     folder = results(mlruns)
     if open_to_all and keys:
         raise UserError("--without-keys: must be left out with --require-keys")
     settings = server.ServiceSettings(
-        fronts=tuple(_folder(name, folder) for name in fronts or ()),
+        fronts=tuple(exported_front(name, folder) for name in fronts or ()),
         folder=folder / "service",
         host=host,
         local=host in LOOPBACK,
@@ -132,16 +131,3 @@ def _keys(settings: object, new: str | None, revoked: str | None) -> int:
     finally:
         writer.close()
     return 0
-
-
-def _folder(name: str, mlruns: Path) -> Path:
-    """The exported folder of a study, or that folder itself. Raises UserError."""
-    from search.config.schema import is_study_name
-
-    path = expanded(name)
-    if (path / "front.json").is_file():
-        return path
-    exported = mlruns / "exports" / name
-    if is_study_name(name) and (exported / "front.json").is_file():
-        return exported
-    raise UserError(f"STUDY_OR_DIR: no exported front: {name} is no folder with a front.json and no study in {mlruns}")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from search.errors import database_is_locked, disk_is_full, forbidden, one_line
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from search.front.front import Front
     from search.front.study_record import StudyRecord
 
@@ -54,12 +56,17 @@ def _nobody_reads() -> bool:
 
 def show_table(front: Front, study: StudyRecord) -> None:
     """Print the front's table in the width of the terminal."""
-    from rich.console import Console
-
     from search.report.text import table
 
+    print_table(table(front, study))
+
+
+def print_table(rows: Table) -> None:
+    """Print a table in the width of the terminal."""
+    from rich.console import Console
+
     width = max(Console().width, LEAST_WIDTH) if sys.stdout.isatty() else TABLE_WIDTH
-    Console(width=width).print(table(front, study))
+    Console(width=width).print(rows)
 
 
 def say_unfinished(study: StudyRecord) -> None:

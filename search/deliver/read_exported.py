@@ -1,22 +1,66 @@
-"""Checks of an exported model folder against its record, before anything in it is opened."""
+"""Exported folders by name, and checks of a model folder against its record before anything in it is opened."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from objectives import quality
 from search import tasks
+from search.config.schema import is_study_name
 from search.deliver.best_config import BestConfig, read_best_config
-from search.deliver.export import PROGRAMS, RECIPE
+from search.deliver.export import EXPORTS, MODELS, PROGRAMS, RECIPE
 from search.deliver.sentence_folder import TOKENIZER
 from search.deliver.written_files import sha256
 from search.errors import UserError, unknown
 from search.front.outcome import LATENCY
+from search.store.paths import expanded
 from spaces import registry
 from spaces.build import precision_of
 
+FRONT = "front.json"  # in the export of a study
 #: Files that change a tokenizer or a model where they exist, so none of them may be added to an export.
 READ_WHERE_PRESENT = ("adapter_config.json", "config.json", "generation_config.json", "model.safetensors", *TOKENIZER)
+
+
+def exported_front(name: str, results: Path) -> Path:
+    """The exported folder of a study, or that folder itself.
+
+    Raises:
+        UserError: there is none of this name, in the results folder or as a path.
+    """
+    path = expanded(name)
+    if (path / FRONT).is_file():
+        return path
+    exported = results / EXPORTS / name
+    if is_study_name(name) and (exported / FRONT).is_file():
+        return exported
+    raise UserError(f"STUDY_OR_DIR: no exported front: {name} is no folder with a {FRONT} and no study in {results}")
+
+
+def exported_models(name: str, results: Path) -> list[Path]:
+    """The folders of the members of an exported study, or that of one exported model.
+
+    Raises:
+        UserError: there is no such export, or a folder is that of another trial.
+    """
+    path = expanded(name)
+    if (path / RECIPE).is_file():
+        return [path]
+    if path.is_dir() and not any((folder / FRONT).is_file() for folder in (path, results / EXPORTS / name)):
+        raise UserError(f"STUDY_OR_DIR: must be an exported study or model, got {path}, a folder without a {RECIPE}")
+    folder = exported_front(name, results)
+    try:
+        front = json.loads((folder / FRONT).read_text(encoding="utf-8"))
+        study, task, numbers = str(front["study"]), str(front["task"]), [int(m["number"]) for m in front["members"]]
+    except (UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / FRONT}: not the front of an export ({type(error).__name__}: {error})") from None
+    if not numbers:
+        raise UserError(f"{folder / FRONT}: a front without members")
+    folders = {number: folder / MODELS / str(number) for number in numbers}
+    for number, model in folders.items():
+        check_member(model, study, task, number)
+    return list(folders.values())
 
 
 def read_exported(folder: Path) -> BestConfig:

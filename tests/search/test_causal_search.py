@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -16,9 +17,22 @@ import pytest
 from services import events, with_each_member
 
 import search
+from search.serve.harness import HARNESS_INSTALL
 
 from .test_causal_lm import llama, questions, texts
 
+#: A task of lm-evaluation-harness over the questions of the study.
+TASK = """
+task: next_word
+dataset_path: json
+dataset_kwargs: {data_files: {test: questions.jsonl}, cache_dir: cache}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{context}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list: [{metric: acc_norm, aggregation: mean, higher_is_better: true}]
+"""
 #: End tokens of the model; its config.json and its tokenizer know the first alone.
 ENDS = [3, 9]
 
@@ -184,3 +198,31 @@ def test_a_service_completes_by_each_exported_member(searched: Path, tmp_path: P
         assert "".join(one["choices"][0]["text"] for one in pieces) == wanted["generated_text"] and done == "[DONE]"
 
     with_each_member(searched / "mlruns" / "exports" / "found", tmp_path, converse)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason=f"needs {HARNESS_INSTALL}")
+def test_each_member_is_scored_in_a_task_of_lm_eval_and_its_run_in_mlflow_has_the_scores(searched: Path) -> None:
+    import mlflow
+
+    (searched / "tasks").mkdir()
+    (searched / "tasks" / "next_word.yaml").write_text(TASK, encoding="utf-8")
+    asked = ("--tasks", "next_word", "--include-path", "tasks", "--json", "scores.json", "--limit", "20")
+    ended = command.search("lm-eval", "found", *asked, cwd=searched).succeeded()
+    models = json.loads((searched / "scores.json").read_text(encoding="utf-8"))["models"]
+    assert {model["number"] for model in models} == members(searched).keys()
+    client = mlflow.MlflowClient(f"sqlite:///{searched / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("found").experiment_id
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    for model in models:
+        [score] = model["scores"]
+        assert (score["task"], score["metric"], score["better"]) == ("next_word", "acc_norm", "higher")
+        assert score["rows"] == 20
+        assert score["value"] > 0.8, "a trained model knows the word that comes next"
+        logged = runs[f"trial-{model['number']}"].data.metrics
+        assert logged["lm_eval/next_word/acc_norm"] == score["value"]
+        assert logged["lm_eval/next_word/acc_norm_stderr"] == score["standard_error"]
+        [line] = [line for line in ended.out.splitlines() if f" {model['number']} │" in line]
+        assert "next_word" in line and f"{score['value']:.4g} ± {score['standard_error']:.2g}" in line
+        assert f"trial {model['number']}: next_word: acc_norm {score['value']:.4g}" in ended.err
+    numbers = ", ".join(str(model["number"]) for model in models)
+    assert f"logged in MLflow, as metrics lm_eval/... of trial {numbers}" in ended.out
