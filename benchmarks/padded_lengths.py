@@ -22,7 +22,7 @@ from benchmarks import header
 from benchmarks.served import questions
 from benchmarks.timed_models import CONFIG, fed, write_model
 from objectives.bench import Batch
-from search.serve.fleet import WindowSettings
+from search.serve.windows import WindowSettings
 from spaces.base import read_config
 from spaces.runtime import Context, Predict
 from spaces.runtimes import onnx

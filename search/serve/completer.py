@@ -18,10 +18,11 @@ from typing import Any
 from search.serve.database.archive import Archive, NewAnswer
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Answered
-from search.serve.fleet import CAUSAL_TASK, Fleet, approximate_tokens
+from search.serve.fleet import CAUSAL_TASK, Fleet
 from search.serve.generation_request import GenerationRequest
 from search.serve.generator import READ, Piece
 from search.serve.prompts import Chat
+from search.serve.windows import WindowSettings, approximate_tokens
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,14 @@ class Asked:
             return self.prompt
         return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
 
-    @property
-    def length(self) -> int:
-        """The approximate work, in generated tokens."""
-        return self.max_tokens + approximate_tokens(self.text) // READ
+    def work(self, windows: WindowSettings) -> int:
+        """The approximate work of a model that reads and answers in `windows`, in generated tokens.
+
+        A prompt is shorter than the model's context, and the answer ends where that does, unless the cache slides.
+        """
+        prompt = min(approximate_tokens(self.text), windows.tokens - 1)
+        new = self.max_tokens if windows.endless else min(self.max_tokens, windows.tokens - prompt)
+        return new + prompt // READ
 
     @property
     def options(self) -> dict[str, Any]:
@@ -145,9 +150,7 @@ class Completer:
 
         generation = GenerationRequest(asked.prompt, asked.options, time.monotonic() + asked.within_s, give)
         record, ended = _Record(asked), "cancelled"
-        # A completion ends where the model's context does, whatever was asked for.
-        work = min(asked.length, self.fleet.windows.tokens)
-        future = self.fleet.dispatcher.submit(generation, work, asked.within_s)
+        future = self.fleet.dispatcher.submit(generation, asked.work(self.fleet.windows), asked.within_s)
         future.add_done_callback(lambda _: give(None))
         try:
             while (piece := await pieces.get()) is not None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.deliver.read_exported import check_member, read_exported
+from search.deliver.read_exported import check_member
 from search.errors import UserError, unknown
 from search.serve.batch_times import batched
 from search.serve.batching import Batcher, Limits, limits_for
@@ -21,15 +21,14 @@ from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, Run
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant, embedding_variant, from_front, loadable
-from search.tasks import TASKS, recorded_task, task_named
+from search.serve.windows import WindowSettings, windows_of
+from search.tasks import TASKS, task_named
 
 if TYPE_CHECKING:
     from search.serve.worker import Workers
 
 log = logging.getLogger(__name__)
 
-#: Characters of English per token, approximately: rows are queued by length, which need not be exact.
-CHARACTERS = 4
 #: Tokens of a completion by which variants are ordered.
 ORDERING_TOKENS = 64
 
@@ -41,26 +40,6 @@ QUEUED_BATCHES = 8
 
 #: Answers to rows by one model, all in one call.
 AnswerRows = Callable[[Sequence[Any]], Sequence[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class WindowSettings:
-    """How a model reads a long text: its first `tokens`, or all of it in windows that overlap by `shared` tokens."""
-
-    tokens: int = 512
-    shared: int | None = None  # None: the text is cut
-
-    def count(self, *texts: str) -> int:
-        """The approximate number of windows of a row of these texts, the last of which is cut."""
-        before, all_of_it = approximate_tokens(*texts[:-1]), approximate_tokens(*texts)
-        if all_of_it <= self.tokens or self.shared is None:
-            return 1
-        return 1 + math.ceil((all_of_it - self.tokens) / max(self.tokens - before - self.shared, 1))
-
-    def length(self, *texts: str) -> int:
-        """The approximate number of tokens that are computed for a row of these texts."""
-        count = self.count(*texts)
-        return count * self.tokens if count > 1 else min(approximate_tokens(*texts), self.tokens)
 
 
 class Fleet:
@@ -139,11 +118,6 @@ async def answered(
         raise
 
 
-def approximate_tokens(*texts: str) -> int:
-    """The approximate number of tokens of these texts together."""
-    return 1 + sum(map(len, texts)) // CHARACTERS
-
-
 def row_errors_apart(answers: Mapping[int, AnswerRows]) -> Run:
     def run(number: int, payloads: Sequence[Any]) -> Sequence[Any]:
         """The answers; for a row that the model refuses, its error."""
@@ -210,7 +184,7 @@ def load_fleet(
         check_member(path, study, task, number)
     # Caches of language models may differ in size; the members of another front read texts alike.
     asked = chosen if task_named(task).generates else chosen[:1]
-    windows = max((windows_of(task, folders[v.number], device) for v in asked), key=lambda one: one.tokens)
+    windows = max((windows_of(task, folders[v.number], device) for v in asked), key=lambda w: (w.endless, w.tokens))
     about = ExportedFront(task, study, metric, chosen, windows)
     if workers == "process":
         return in_processes(about, folders, limits, device, prefix_mb)
@@ -276,24 +250,3 @@ def in_processes(
 def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
     """Variants that complete texts, fastest first."""
     return tuple(sorted(variants, key=lambda v: v.seconds(1, ORDERING_TOKENS)))
-
-
-def windows_of(task: str, folder: Path, device: str = "auto") -> WindowSettings:
-    """How a model of a task reads long texts here, by its record and its configuration.
-
-    Raises:
-        UserError: it is not the model that was exported.
-    """
-    record = read_exported(folder)
-    if task_named(task).generates:
-        from search.serve.generator import most_tokens
-        from search.serve.pipeline import serving_context
-        from spaces.base import ModelError
-
-        try:
-            return WindowSettings(most_tokens(folder, record, serving_context(record, device)))
-        except ModelError as error:
-            raise UserError(str(error)) from None
-    data = record.config["data"]
-    shared = data["doc_stride"] if recorded_task(record.config).slides else None
-    return WindowSettings(int(data["max_length"]), None if shared is None else int(shared))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Generator as Steps
@@ -20,17 +19,15 @@ from search.serve.exported_model import Unopened
 from search.serve.generation_options import GenerationOptions
 from search.serve.prompts import Chat, Prompt, is_chat, prompt_of
 from search.serve.scorer import Scorer
+from search.serve.token_limits import context_length, end_tokens, is_endless, most_tokens, used_cache
 from spaces import build
-from spaces.base import read_config
 from spaces.cache_settings import SPECULATION
-from spaces.generation.causal_predict import default_cache
 from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import Program, decoded, open_program
 from spaces.generation.sampling import Sampler
 from spaces.generation.speculation import Speculation, require_exact
 from spaces.runtime import Context, Predict
 
-CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context is longer
 #: Prompt tokens that are read in about the time of one generated token.
 READ = 8
 
@@ -76,18 +73,17 @@ class Generator(Scorer):
         self.program = self._opened = program
         self._limit = limit
         self._endless = False  # whether an answer may go on beyond the limit
-        self._ends = _end_tokens(folder, self._base.config, self._tokenizer)
+        self._ends = end_tokens(folder, self._base.config, self._tokenizer)
         self._turn: Any = threading.Lock()
 
     @classmethod
     def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
         name, precision = record.recipe.runtime.name, build.precision_of(record.recipe)
-        cache = build.cache_of(record.recipe) or default_cache(name, context)
+        cache = used_cache(record, context)
         limit = most_tokens(folder, record, context)
         program = open_program(folder, name, precision, replace(cache, capacity=limit), context)
         generator = cls(folder, record, Unopened(folder, record.recipe, context), context, program, limit)
-        # Tokens attend to what is in the window, whose positions are those within it.
-        generator._endless = cache.kind == "sliding" and cache.sinks + cache.window < limit
+        generator._endless = is_endless(cache, limit)
         if cache.kind != "static" or name == "onnx":  # every prompt has a cache of its own, there also a static one
             generator._turn = nullcontext()
         return generator
@@ -259,28 +255,6 @@ class Generator(Scorer):
                 if all(text.done for text in texts):
                     return
         yield [text.finish() for text in texts]
-
-
-def most_tokens(folder: Path, record: BestConfig, context: Context) -> int:
-    """Most tokens of prompt and answer together: of the model's context, and of a cache of a fixed size."""
-    cache = build.cache_of(record.recipe) or default_cache(record.recipe.runtime.name, context)
-    length = context_length(read_config(folder)[0].config)
-    return min(length, CAPACITY) if cache.kind == "static" else length
-
-
-def context_length(config: Mapping[str, Any]) -> int:
-    """The context length of a model in tokens, from its transformers configuration."""
-    # (GPT-2 calls them n_positions.)
-    return int(config.get("max_position_embeddings") or config.get("n_positions") or CAPACITY)
-
-
-def _end_tokens(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: those of generation_config.json, of the configuration and of the tokenizer."""
-    file = folder / "generation_config.json"
-    generation = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    sources = [generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id]
-    listed = [one for ids in sources for one in (ids if isinstance(ids, list) else [ids])]
-    return frozenset(int(one) for one in listed if one is not None)
 
 
 def _several(value: Any) -> bool:

@@ -9,15 +9,10 @@ from typing import Any
 
 from search.serve.batch_times import timed_variant
 from search.serve.batching import Limits
-from search.serve.fleet import (
-    EMBEDDING_TASK,
-    Fleet,
-    WindowSettings,
-    approximate_tokens,
-    embedding_limits,
-)
+from search.serve.fleet import EMBEDDING_TASK, Fleet, embedding_limits
 from search.serve.model_process import EmbedderProcess
 from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder
+from search.serve.windows import WindowSettings, approximate_tokens
 from search.serve.worker import Workers
 
 #: The name of the packaged embedder.

@@ -16,9 +16,10 @@ from services import embed, fleet, is_problem, service, talk
 
 from search.serve.app import RecentTimes
 from search.serve.batching import Limits
-from search.serve.fleet import EMBEDDING_TASK, Fleet, WindowSettings
+from search.serve.fleet import EMBEDDING_TASK, Fleet
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 from search.serve.variants import Variant
+from search.serve.windows import WindowSettings
 
 CAT = "The cat sleeps on the mat. It is warm."
 DOG = "A dog barks at the postman. Nobody knows why."

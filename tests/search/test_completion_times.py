@@ -8,8 +8,27 @@ from typing import Any
 import pytest
 from services import variant
 
+from search.serve.completer import Asked
 from search.serve.generation_request import PROMPTS, TIMED_TOKENS, timed
 from search.serve.generator import READ, Piece
+from search.serve.windows import CHARACTERS, WindowSettings
+
+
+@pytest.mark.parametrize(
+    ("windows", "prompt", "most", "work"),
+    [
+        (WindowSettings(100), 40, 10, 10 + 40 // READ),
+        (WindowSettings(100), 40, 5000, 60 + 40 // READ),
+        (WindowSettings(100), 400, 5000, 1 + 99 // READ),
+        (WindowSettings(100, endless=True), 40, 5000, 5000 + 40 // READ),
+        (WindowSettings(100, endless=True), 400, 5000, 5000 + 99 // READ),
+    ],
+    ids=["short", "to the end of the context", "long prompt", "beyond the context", "long prompt and beyond"],
+)
+def test_a_completion_is_queued_with_the_tokens_that_are_read_and_generated(
+    windows: WindowSettings, prompt: int, most: int, work: int
+) -> None:
+    assert Asked("x" * CHARACTERS * (prompt - 1), max_tokens=most).work(windows) == work
 
 
 def test_tokens_that_were_reused_are_no_work() -> None:

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from search.serve.answer_text import AnswerText
-from search.serve.fleet import windows_of
 from search.serve.generator import Generator
 from search.serve.pipeline import model_class
+from search.serve.windows import WindowSettings, windows_of
 from spaces.base import load_base, write_folder
 from spaces.generation.sampling import Sampler, probabilities
 from spaces.generation.speculation import Speculation
@@ -105,14 +105,24 @@ def test_a_long_prompt_in_its_batch_cuts_no_shorter_one(generator: Generator) ->
         assert together == generator(prompts, batch_size=1, max_new_tokens=30, **options)
 
 
+def test_a_fleet_knows_under_which_cache_an_answer_goes_on_beyond_the_context(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for window, endless in ((16, True), (CONTEXT, False)):
+        recipe = replace(RECIPE, steps=(Step("cache", {"kind": "sliding", "window": window, "sinks": 4}),))
+        record: Any = SimpleNamespace(recipe=recipe, config={}, conditions={"hardware": {}})
+        monkeypatch.setattr("search.serve.windows.read_exported", lambda folder, record=record: record)
+        assert windows_of("causal-lm", generator.folder) == WindowSettings(CONTEXT, endless=endless)
+
+
 @pytest.mark.parametrize(("kind", "tokens"), [("static", 64), ("dynamic", CONTEXT)])
 def test_a_fleet_knows_where_the_cache_of_a_model_ends(
     generator: Generator, monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int
 ) -> None:
-    monkeypatch.setattr("search.serve.generator.CAPACITY", 64)
+    monkeypatch.setattr("search.serve.token_limits.CAPACITY", 64)
     recipe = replace(RECIPE, steps=(Step("cache", {"kind": kind}),))
     record: Any = SimpleNamespace(recipe=recipe, config={"workload": {"batch": 3}}, conditions={"hardware": {}})
-    monkeypatch.setattr("search.serve.fleet.read_exported", lambda folder: record)
+    monkeypatch.setattr("search.serve.windows.read_exported", lambda folder: record)
     assert windows_of("causal-lm", generator.folder).tokens == tokens
     model = Generator.opened(generator.folder, record, Context(threads=1))
     assert "".join(model.stream("x" * (tokens - 1)))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from services import variant
 
-from search.serve.fleet import WindowSettings
 from search.serve.generator import Generator, Piece, Sampling
 from search.serve.hanging import COMPILING, LEAST_S, PATIENCE, CallPace, HangLimit, warmed
 from search.serve.model_process import ModelProcess
+from search.serve.windows import WindowSettings
 
 FAST, SLOW = variant(1, 1.0, 0.8), variant(2, 1000.0, 0.9)  # ms for a row of 32 tokens
 

@@ -19,8 +19,9 @@ from services import LIMITS, is_problem, service, talk, variant
 
 from objectives.process import RemoteDied
 from search.errors import UserError
-from search.serve.fleet import CAUSAL_TASK, ExportedFront, WindowSettings, in_processes
+from search.serve.fleet import CAUSAL_TASK, ExportedFront, in_processes
 from search.serve.service import ANSWERING
+from search.serve.windows import WindowSettings
 from search.serve.worker import Workers
 
 from .worker_processes import answering, gone, until
