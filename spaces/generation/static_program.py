@@ -41,7 +41,7 @@ class StaticProgram(TorchProgram):
         with torch.inference_mode():
             ids = torch.from_numpy(tokens[:, None]).to(self._device)
             number = torch.tensor([cache.length], device=self._device)
-            logits = self._step(ids, number, cache.starts, cache.buffers.keys, cache.buffers.values)
+            logits = self._step(ids, number, cache.starts, cache.keys, cache.values)
             cache.advance(1)
         # A copy: a captured step gives the same memory each time.
         return np.array(logits.cpu().numpy())
@@ -60,7 +60,8 @@ class Captured:
     """A step recorded as a CUDA graph, one for each number of rows, and replayed over its own inputs.
 
     Warm-up runs before a recording write the same keys to the same place, so they change nothing. The buffers of keys
-    and values belong to the program, and their addresses do not change.
+    and values belong to the program. Their addresses change with a larger batch, whose first step drops the graphs
+    over the earlier ones.
     """
 
     def __init__(
@@ -68,11 +69,15 @@ class Captured:
     ) -> None:
         self._step, self._record = step, record
         self._graphs: dict[int, tuple[dict[str, Tensor], Callable[[], Any], Tensor]] = {}
+        self._buffers: list[Tensor] = []  # that the graphs are over; held, so that no others have their addresses
         self._alone = threading.Lock()
 
     def __call__(self, ids: Tensor, number: Tensor, starts: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         inputs = {"ids": ids, "number": number, "starts": starts}
         with self._alone:
+            if not self._buffers or keys[0].data_ptr() != self._buffers[0].data_ptr():
+                self._graphs.clear()
+                self._buffers = [*keys, *values]
             if len(ids) not in self._graphs:
                 static = {name: tensor.clone() for name, tensor in inputs.items()}
 

@@ -165,8 +165,8 @@ class TorchProgram:
 def cache_maker(model: nn.Module, settings: CacheSettings) -> NewCache:
     """A function from `starts` (B,) to a new cache. Raises Infeasible where the model does not support this kind."""
     if settings.kind == "static":
-        by_rows: dict[int, Buffers] = {}
-        return lambda starts: StaticCache(starts, by_rows.setdefault(len(starts), Buffers(settings.capacity)))
+        buffers = Buffers(settings.capacity)
+        return lambda starts: StaticCache(starts, buffers)
     if settings.kind in ("int8", "int4"):
         bits = int(settings.kind.removeprefix("int"))
         return lambda starts: QuantisedCache(starts, bits, settings.recent)

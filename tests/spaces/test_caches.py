@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -62,12 +64,54 @@ def test_a_static_cache_is_allocated_once_for_prompts_of_as_many_rows() -> None:
     first = opened.prefill(*prompts((9,)))[1]
     _, second = steps(opened, *prompts((5,), seed=1), np.array([[7, 8]]))
     assert second.nbytes == 32 * TOKEN and second.length == 7
-    assert second.buffers.keys[0].data_ptr() == first.buffers.keys[0].data_ptr()
+    assert second.keys[0].data_ptr() == first.keys[0].data_ptr()
     with pytest.raises(RuntimeError, match="a static cache holds one prompt at a time"):
         opened.decode(np.array([4]), first)
     fresh, _ = steps(program(CacheSettings("dynamic")), *prompts((5,), seed=1), np.array([[7, 8]]))
     again, _ = steps(opened, *prompts((5,), seed=1), np.array([[7, 8]]))
     np.testing.assert_allclose(again, fresh, atol=1e-5)
+
+
+def test_a_static_cache_of_several_batch_sizes_has_the_bytes_of_the_largest() -> None:
+    opened, addresses = program(CacheSettings("static", capacity=32)), []
+    for rows, held in ((1, 1), (4, 4), (8, 8), (1, 8), (8, 8), (4, 8)):
+        batch = prompts((9, 5, 7, 3, 9, 4, 2, 6)[:rows], seed=rows)
+        tokens = np.random.default_rng(rows).integers(4, 97, (rows, 3))
+        outputs, cache = steps(opened, *batch, tokens)
+        np.testing.assert_allclose(outputs, steps(program(CacheSettings("dynamic")), *batch, tokens)[0], atol=1e-5)
+        pairs = [*cache.keys, *cache.values]
+        assert all(len(tensor) == rows for tensor in pairs)
+        assert sum(tensor.untyped_storage().nbytes() for tensor in pairs) == cache.nbytes == held * 32 * TOKEN
+        addresses.append([tensor.data_ptr() for tensor in pairs])
+    assert addresses[2] == addresses[3] == addresses[4] == addresses[5], "a batch that is not larger allocates nothing"
+
+
+def test_the_memory_of_a_smaller_batch_is_given_back() -> None:
+    opened = program(CacheSettings("static", capacity=32))
+    earlier = weakref.ref(opened.prefill(*prompts((9,)))[1].keys[0])
+    opened.prefill(*prompts((9, 5)))
+    gc.collect()
+    assert earlier() is None
+
+
+def test_after_a_batch_that_memory_is_too_short_for_a_smaller_one_is_allocated_alone() -> None:
+    def short(*_: Any) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    opened = program(CacheSettings("static", capacity=32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "new_zeros", short)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            opened.prefill(*prompts((9, 5)))
+    assert opened.prefill(*prompts((9,)))[1].nbytes == 32 * TOKEN
+
+
+def test_a_prompt_of_another_batch_size_overwrites_the_one_before() -> None:
+    opened = program(CacheSettings("static", capacity=32))
+    first = opened.prefill(*prompts((9,)))[1]
+    opened.prefill(*prompts((9, 5)))
+    with pytest.raises(RuntimeError, match="a static cache holds one prompt at a time"):
+        opened.decode(np.array([4]), first)
 
 
 def test_a_dynamic_cache_has_the_bytes_of_its_tokens() -> None:

@@ -47,10 +47,19 @@ def answers(opened: Any, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def test_a_captured_step_gives_the_tokens_of_generate_and_is_captured_once_for_all_lengths(name: str) -> None:
     record = Recorder()
     opened = StaticProgram(causal(name), SETTINGS, "cpu", lambda step: Captured(step, record))
-    for lengths in ((7,), (9, 3, 14), (20,), (1, 1, 1)):
+    for lengths in ((9, 3, 14), (7,), (20,), (1, 1, 1)):
         ids, mask = prompts(lengths)
         np.testing.assert_array_equal(answers(opened, ids, mask), generated(causal(name), ids, mask, NEW))
-    assert record.rows == [1, 3]
+    assert record.rows == [3, 1]
+
+
+def test_a_larger_batch_has_buffers_of_its_own_over_which_steps_are_captured_anew() -> None:
+    record = Recorder()
+    opened = StaticProgram(causal("llama"), SETTINGS, "cpu", lambda step: Captured(step, record))
+    for lengths in ((7,), (9, 3, 14), (20,), (1, 1, 1), (5,)):
+        ids, mask = prompts(lengths)
+        np.testing.assert_array_equal(answers(opened, ids, mask), generated(causal("llama"), ids, mask, NEW))
+    assert record.rows == [1, 3, 1]
 
 
 def test_a_step_beyond_the_capacity_is_refused() -> None:

@@ -12,22 +12,51 @@ from spaces.generation.program import CacheFullError
 
 
 class Buffers:
-    """Memory for `capacity` tokens of each row, by layer. Each prompt overwrites the one before."""
+    """Memory for `capacity` tokens a row, by layer, of the largest batch so far. Each prompt overwrites the one before.
+
+    A smaller batch uses the first rows. A larger one has the memory allocated anew, and the earlier one is given back.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
         self.prompts = 0  # that have used it
+        self._rows = 0
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        self._views: dict[int, tuple[list[Tensor], list[Tensor]]] = {}  # by number of rows
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes_of(tensor for pair in self._layers for tensor in pair)
+
+    def of(self, rows: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (rows, heads, capacity, D) by layer, which `layer` adds; the same until a larger batch."""
+        if rows > self._rows:
+            self._rows = rows
+            self._layers.clear()
+            self._views.clear()
+        return self._views.setdefault(rows, ([], []))
 
     def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, capacity, D) of a layer, whose heads are those of `like`."""
-        if index == len(self.keys):
-            rows, heads, _, size = like.shape
+        """Keys and values of a layer for as many rows and heads as `like` (rows, heads, any, D) has."""
+        rows, heads, _, size = like.shape
+        keys, values = self.of(rows)
+        if index == len(self._layers):
+            self._layers.append(self._allocated((self._rows, heads, self.capacity, size), like))
+        if index == len(keys):
+            all_keys, all_values = self._layers[index]
+            keys.append(all_keys[:rows])
+            values.append(all_values[:rows])
+        return keys[index], values[index]
+
+    def _allocated(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+        try:
             # Zeros: attention multiplies what a mask hides by 0, and memory as it comes may hold NaN.
-            self.keys.append(like.new_zeros(rows, heads, self.capacity, size))
-            self.values.append(like.new_zeros(rows, heads, self.capacity, size))
-        return self.keys[index], self.values[index]
+            return like.new_zeros(shape), like.new_zeros(shape)
+        except Exception:  # out of memory, which a smaller batch may fit into
+            self._rows = 0
+            self._layers.clear()
+            self._views.clear()
+            raise
 
 
 class StaticCache(TorchCache):
@@ -36,23 +65,24 @@ class StaticCache(TorchCache):
     def __init__(self, starts: Tensor, buffers: Buffers) -> None:
         super().__init__(starts)
         buffers.prompts += 1
-        self.buffers, self._prompt = buffers, buffers.prompts
+        self._buffers, self._prompt = buffers, buffers.prompts
+        self.keys, self.values = buffers.of(len(starts))
 
     @property
     def nbytes(self) -> int:
-        return nbytes_of((*self.buffers.keys, *self.buffers.values))
+        return self._buffers.nbytes
 
     def require(self, new: int) -> None:
-        if self._prompt != self.buffers.prompts:
+        if self._prompt != self._buffers.prompts:
             raise RuntimeError("a static cache holds one prompt at a time: a later prompt has overwritten this one")
-        if self._length + new > self.buffers.capacity:
+        if self._length + new > self._buffers.capacity:
             raise CacheFullError(
-                f"a static cache of {self.buffers.capacity} tokens must hold prompt and answer, "
+                f"a static cache of {self._buffers.capacity} tokens must hold prompt and answer, "
                 f"got {self._length + new} tokens"
             )
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        all_keys, all_values = self.buffers.layer(layer, keys)
+        all_keys, all_values = self._buffers.layer(layer, keys)
         end = self._length + keys.shape[2]
         all_keys[:, :, self._length : end] = keys
         all_values[:, :, self._length : end] = values
@@ -60,7 +90,7 @@ class StaticCache(TorchCache):
 
     def layers(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Copies of the keys and values (B, heads, length, D) by layer."""
-        pairs = zip(self.buffers.keys, self.buffers.values, strict=True)
+        pairs = zip(self.keys, self.values, strict=True)
         return {i: (k[:, :, : self._length].clone(), v[:, :, : self._length].clone()) for i, (k, v) in enumerate(pairs)}
 
     def crop(self, length: int) -> None:
