@@ -19,7 +19,7 @@ def lm_eval(
         typer.Argument(metavar="STUDY_OR_DIR", help="an exported study, its folder, or the folder of one model"),
     ],
     tasks: Annotated[
-        list[str], typer.Option("--tasks", metavar="NAME[,NAME]", help="tasks of that folder, or of lm-eval itself")
+        list[str], typer.Option("--tasks", metavar="NAME[,NAME]", help="tasks of lm-eval, or of --include-path")
     ],
     include_path: Annotated[
         Path | None,
