@@ -7,7 +7,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 
@@ -58,16 +57,12 @@ class Bucket:
         """The one to be served next. Raises IndexError where none waits."""
         return (self._in_time or self._overdue)[0]
 
-    @property
-    def last(self) -> Request:
-        """The one that is due last; one that is overdue only where no other waits. Raises IndexError."""
-        return (self._in_time or self._overdue)[-1]
-
-    def due_by(self, due_s: float) -> Sequence[Request]:
-        """Those that are due by `due_s`, and not overdue."""
-        if self._in_time and self._in_time[-1].due_s <= due_s:
-            return self._in_time
-        return list(islice(self._in_time, bisect_right(self._in_time, due_s, key=_due_s)))
+    def last_due_s(self, by_s: float) -> float | None:
+        """When the last of those is due that are due by `by_s` and not overdue; None where there is none."""
+        if self._in_time and self._in_time[-1].due_s <= by_s:
+            return self._in_time[-1].due_s
+        count = bisect_right(self._in_time, by_s, key=_due_s)
+        return self._in_time[count - 1].due_s if count else None
 
     def append(self, request: Request) -> None:
         if request.overdue:

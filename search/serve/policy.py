@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
 
@@ -21,25 +21,16 @@ HULL_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Sooner:
-    """The requests that are due within an objective of the most urgent one, where others have longer."""
-
-    last_s: float  # time left to the one of them that is due last
-    waiting: tuple[tuple[int, int], ...]  # (padded length, requests)
-
-
-@dataclass(frozen=True, slots=True)
 class Backlog:
     """The waiting requests at the moment of a decision."""
 
     length: int  # tokens that the rows of the next batch are padded to
     urgent_s: tuple[float, ...]  # time left to the most urgent of the first 1, 2, ... requests of the next batch
-    last_s: float  # time left to the request that is due last
+    last_s: float  # time left to the last of the requests that are due within an objective of the most urgent one
     waiting: tuple[tuple[int, int], ...]  # (padded length, requests) of all that waits, the next batch included
     max_batch: int
     slo_s: float
     workers: int = 1
-    sooner: Sooner | None = None  # None: all are due within an objective
 
     def calls(
         self, times: ServiceTimes, serving: Callable[[int], Variant], taken: int = 0
@@ -50,7 +41,7 @@ class Backlog:
         """
         for length, count in self.waiting:
             rows = count - taken if length == self.length else count
-            if rows <= 0:
+            if not rows:
                 continue
             variant = serving(length)
             full = self.batch_limit(times, variant, length)
@@ -207,7 +198,7 @@ def serving_at(price: float, variants: tuple[Variant, ...], length: int) -> Vari
 def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: ServiceTimes, share: float) -> bool:
     """Whether the whole backlog is served at `price` within `share` of the time left.
 
-    What is due sooner than the rest must be served in its own time: a request with a long time limit gives it none.
+    Requests with longer time limits than the others add their work to it, but no time.
     """
     variant = serving_at(price, variants, backlog.length)
     size = backlog.largest_fit(times, variant)
@@ -216,13 +207,8 @@ def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: S
     first = times.safe_s(variant, size, backlog.length)
     if first > share * backlog.urgent_s[size - 1]:
         return False
-    serving = partial(serving_at, price, variants)
-    if first + backlog.drain_s(times, serving, taken=size) > share * backlog.last_s:
-        return False
-    if backlog.sooner is None:
-        return True
-    sooner = replace(backlog, waiting=backlog.sooner.waiting)
-    return first + sooner.drain_s(times, serving, taken=size) <= share * backlog.sooner.last_s
+    rest = backlog.drain_s(times, lambda length: serving_at(price, variants, length), taken=size)
+    return first + rest <= share * backlog.last_s
 
 
 def _why(state: PolicyState, price: float, backlog: Backlog, variants: tuple[Variant, ...]) -> str:
