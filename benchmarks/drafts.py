@@ -17,7 +17,7 @@ done on a busy machine, and the third times: a step of each copy after 128 token
 tokens at once, in turns. The bound divides plain decoding by the replay's calls at these times, with the best number of
 proposed tokens. It leaves out that the draft reads the prompt, and its last token where all are accepted. "run of 3" is
 how many tokens are accepted in a call that proposes 3, and "1.6 with 5" is times as fast, with 5 proposed tokens. The
-weights were 4-bit before. The copies take 9 GB of disk.
+weights were 4-bit before. The copies take 7 GB of disk.
 """
 
 from __future__ import annotations
