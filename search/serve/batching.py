@@ -198,7 +198,8 @@ class Batcher:
             fastest = self.controller.fastest(now_s)
         except UnavailableError as reason:
             return Refusal("unavailable", reason.retry_after_s)
-        backlog, times = self._backlog(0, now_s), self.controller.times
+        times = self.controller.times
+        backlog = self._before(request, fastest, now_s)
         calls = list(backlog.calls(times, lambda length: fastest))
         drain = self._left_s(now_s) + sum(number * seconds for number, seconds in calls) / self.workers
         if self.waiting >= self.limits.max_queue:
@@ -219,6 +220,18 @@ class Batcher:
             return None
         self._doubt(drain + own, left, now_s)
         return Refusal("over capacity", needed - left)
+
+    def _before(self, request: Request, fastest: Variant, now_s: float) -> Backlog:
+        """The backlog that is served before a request: what is overdue only fills the calls of others, or it is too."""
+        backlog = self._backlog(0, now_s)
+        if request.overdue:
+            return backlog
+        waiting: list[tuple[int, int]] = []
+        for length, count in backlog.waiting:
+            full = backlog.batch_limit(self.controller.times, fastest, length)
+            calls = math.ceil(self._buckets[length].in_time / full)
+            waiting.append((length, min(calls * full, count)))
+        return replace(backlog, waiting=tuple(waiting))
 
     def _doubt(self, expected_s: float, left_s: float, now_s: float) -> None:
         """Forget a part of what refuses a request with `left_s`, where it has long let none in that could correct it.

@@ -53,6 +53,11 @@ class Bucket:
         yield from self._overdue
 
     @property
+    def in_time(self) -> int:
+        """How many are not overdue."""
+        return len(self._in_time)
+
+    @property
     def first(self) -> Request:
         """The one to be served next. Raises IndexError where none waits."""
         return (self._in_time or self._overdue)[0]

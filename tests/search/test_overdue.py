@@ -133,3 +133,23 @@ def test_what_can_be_in_time_is_planned_for_beside_what_is_overdue_at_another_le
     batch = queue.next_batch(0.15)
     # By the slow variant all take 0.12 s, for which only the overdue one has the time.
     assert batch is not None and (batch.length, batch.variant.number) == (32, 1)
+
+
+def test_what_is_overdue_takes_no_room_from_what_can_be_in_time() -> None:
+    queue = batcher()
+    while queue.offer(Request(32, 0.0, 1.0, "overdue", due_s=0.1), 0.0) is None:
+        pass
+    overdue = queue.waiting
+    assert queue.expired(0.2) == () and overdue * 0.005 > 0.05
+    assert queue.offer(Request(32, 0.2, 0.25, "new"), 0.2) is None
+    assert answered(queue, 0.2) == ["new", *["overdue"] * overdue]
+
+
+def test_what_is_overdue_itself_waits_for_all_that_is() -> None:
+    queue = batcher()
+    while queue.offer(Request(32, 0.0, 1.0, due_s=0.1), 0.0) is None:
+        pass
+    queue.expired(0.2)
+    within_s = 0.005 * queue.waiting / 2
+    refusal = queue.offer(Request(32, 0.2, 0.2 + within_s, due_s=0.2), 0.2)
+    assert refusal is not None and refusal.reason == "over capacity"
