@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -17,8 +18,11 @@ import pytest
 from command import Started, search
 
 from search.cli.serve import LOOPBACK, serve
+from search.serve.packaged_embedder import PACKAGED_MODEL
 from search.serve.server import ServiceSettings
 
+PACKAGE = PACKAGED_MODEL.removeprefix("package:").partition("/")[0]
+EMPTY = ("--empty", "--slo-ms", "5000")
 CONTEXT = "Herons stand in shallow water. Some nest in trees."
 
 
@@ -29,17 +33,19 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(folder: Path, anew: bool = False) -> Iterator[tuple[Started, httpx.Client]]:
-    """The service on a free port, when it is ready."""
+def started(
+    folder: Path, *options: str, anew: bool = False, path: str = "/readyz", within_s: float = 120.0
+) -> Iterator[tuple[Started, httpx.Client]]:
+    """The service on a free port, when `path` answers 200."""
     port = free_port()
-    service = Started("serve", "--port", port, "--empty", "--slo-ms", "5000", cwd=folder, anew=anew)
+    service = Started("serve", "--port", port, *options, cwd=folder, anew=anew)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + within_s
             while True:
                 assert service.process.poll() is None and time.monotonic() < deadline, service.errors()
                 with contextlib.suppress(httpx.TransportError):
-                    if client.get("/readyz").status_code == 200:
+                    if client.get(path).status_code == 200:
                         break
                 time.sleep(0.1)
             yield service, client
@@ -57,7 +63,7 @@ def rows_served(client: httpx.Client) -> float:
 
 
 def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: Path) -> None:
-    with started(tmp_path, anew=True) as (service, client):
+    with started(tmp_path, *EMPTY, anew=True) as (service, client):
         sent = []
         for i in range(10):
             reply = client.post(
@@ -66,7 +72,7 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
             assert reply["answer"] == "Herons stand in shallow water."
             sent.append(reply["id"])
         os.kill(service.process.pid, signal.SIGKILL)
-    with started(tmp_path) as (service, client):
+    with started(tmp_path, *EMPTY) as (service, client):
         stored = {one["id"] for one in client.get("/v1/history").json()["answers"]}
         assert set(sent) <= stored
         added = client.post("/v1/passages", json={"text": CONTEXT, "source": "birds"})
@@ -94,6 +100,15 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
         assert service.process.wait(30) == 0
         asking.join(10)
         assert [reply.status_code for reply in replies] == [200]  # it is answered before the service ends
+
+
+@pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"needs the packaged MiniLM ({PACKAGE})")
+def test_the_default_starts_within_a_minute_and_answers_while_its_passages_are_embedded(tmp_path: Path) -> None:
+    with started(tmp_path, path="/healthz", within_s=60.0) as (service, client):
+        body = {"question": "Where do herons stand?", "context": CONTEXT, "within_ms": 20_000}
+        assert client.post("/v1/answer", json=body).json()["answer"] == "Herons stand in shallow water."
+        os.kill(service.process.pid, signal.SIGTERM)
+        assert service.process.wait(30) == 0
 
 
 def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:

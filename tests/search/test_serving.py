@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import tiny
 from conftest import STUDY, Finished
-from services import with_each_member
+from services import service, talk, with_each_member
 
 import search
 from search.deliver.best_config import read_best_config
+from search.serve.batching import Limits
+from search.serve.server import ServiceSettings, load_fleets
 
 TEXTS = [row["text"] for row in tiny.sentences(12, seed=9)]
+#: By how much scores differ: rows that are padded differently are quantised differently.
+ROUNDED = 0.05
+
+
+def positive(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The probability of the label "positive" in each reply."""
+    return [abs((one["label"] != "positive") - one["score"]) for one in rows]
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +125,33 @@ def test_a_service_classifies_by_each_exported_member(finished: Finished, tmp_pa
         wanted = search.load(finished.exports / "models" / str(number))(TEXTS)
         results = (await client.post("/v1/classify", json={"texts": TEXTS})).json()["results"]
         assert {one["variant"] for one in results} == {f"{STUDY}/{number}"}
-        # Rows that are padded differently are quantised differently.
-        ours, theirs = (
-            [abs((one["label"] != "positive") - one["score"]) for one in rows] for rows in (results, wanted)
-        )
-        np.testing.assert_allclose(ours, theirs, atol=0.05)
+        np.testing.assert_allclose(positive(results), positive(wanted), atol=ROUNDED)
 
     with_each_member(finished.exports, tmp_path, converse)
+
+
+def test_a_member_in_a_process_of_its_own_answers_again_after_that_is_killed(
+    finished: Finished, tmp_path: Path
+) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        async def asked() -> httpx.Response:
+            return await client.post("/v1/classify", json={"texts": TEXTS})
+
+        number, pid = next(iter(workers.pids.items()))
+        wanted = positive(search.load(finished.exports / "models" / str(number))(TEXTS))
+        np.testing.assert_allclose(positive((await asked()).json()["results"]), wanted, atol=ROUNDED)
+        os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + 60
+        while (response := await asked()).status_code != 200 or not workers.restarts:
+            assert response.status_code in (200, 503) and time.monotonic() < until
+            await asyncio.sleep(0.1)
+        np.testing.assert_allclose(positive((await asked()).json()["results"]), wanted, atol=ROUNDED)
+        assert workers.pids[number] != pid and workers.restarts == 1
+
+    # With hardly any memory one member is loaded, alone.
+    settings = ServiceSettings((finished.exports,), tmp_path, workers="process", memory_mb=0.001)
+    [front] = load_fleets(settings, Limits(slo_s=30.0)).values()
+    workers = front.workers
+    assert workers is not None and len(workers.pids) == 1
+    with service(tmp_path, front) as backend:
+        talk(backend, conversation)
