@@ -16,12 +16,22 @@ import httpx
 import numpy as np
 import pytest
 from services import WORDS, embed, fleet, talk
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, insert, select
 from sqlalchemy.orm import Session
 from statements import before_each
 
-from search.serve.database.archive import KEY_PREFIX, Archive, NewAnswer, NewPassage, hash_of
-from search.serve.database.tables import ApiKey, Feedback
+from search.serve.database.archive import (
+    ANSWER_ROWS,
+    KEY_PREFIX,
+    QUESTION_ROWS,
+    Archive,
+    NewAnswer,
+    NewPassage,
+    hash_of,
+)
+from search.serve.database.mapped_write import mapped
+from search.serve.database.row_insert import RowInsert
+from search.serve.database.tables import ApiKey, Feedback, now
 from search.serve.database.writer import Writer, WriterFullError
 from search.serve.fleet import EMBEDDING_TASK
 from search.serve.passage_index import Index
@@ -139,37 +149,82 @@ def test_one_bad_write_spoils_no_other(archive: Archive) -> None:
     assert "who?" not in str(caught.value)  # errors are logged, questions are not
 
 
+def test_a_compiled_insert_stores_what_an_insert_of_sqlalchemy_stores(engine: Engine) -> None:
+    question = {"request": "r", "task": "t", "text": "% :a ? é", "context": None, "key_id": None, "asked_at": now()}
+    answer = {"text": "'", "score": 0.1, "start": -1, "end": 2**31 - 1, "passage_id": None, "variant": "v"}
+    answer |= {"milliseconds": {"é": 0.1, "total": 1e-9}, "answered_at": now().replace(microsecond=0)}
+    with engine.begin() as connection:
+        numbers = [RowInsert(QUESTION_ROWS, engine.dialect)(connection, question) for _ in range(2)]
+        answers = [RowInsert(ANSWER_ROWS, engine.dialect)(connection, {**answer, "question_id": numbers[0]})]
+        for table, row, own in ((QUESTION_ROWS, question, numbers), (ANSWER_ROWS, answer, answers)):
+            given = row if table is QUESTION_ROWS else {**row, "question_id": numbers[0]}
+            key = connection.execute(insert(table), given).inserted_primary_key
+            assert key is not None and key[0] == own[-1] + 1
+            stored = [dict(one) for one in connection.execute(select(table).order_by(table.c.id)).mappings()]
+            assert [one.pop("id") for one in stored] == [*own, own[-1] + 1]
+            assert all(one == given for one in stored)
+
+
+def test_writes_to_a_file_share_a_connection(archive: Archive, engine: Engine) -> None:
+    taken = list[Any]()
+    event.listen(engine.pool, "checkout", lambda *connection: taken.append(connection))
+    for _ in range(3):
+        archive.answered(ANSWER).result(5)
+    assert len(taken) == (1 if engine.dialect.name == "sqlite" else 3)
+
+
+def test_a_write_of_mapped_objects_that_fails_stores_nothing_and_spoils_no_other(engine: Engine) -> None:
+    writer, held = Writer(engine), threading.Event()
+
+    def fails(session: Session) -> None:
+        session.add(ApiKey(name="bad", digest="b"))
+        session.flush()
+        raise RuntimeError("a fault")
+
+    writer.put(lambda connection: held.wait(10))
+    first = writer.put(mapped(lambda session: session.add(ApiKey(name="first", digest="f"))))
+    bad = writer.put(mapped(fails))
+    last = writer.put(mapped(lambda session: session.add(ApiKey(name="last", digest="l"))))
+    held.set()
+    assert (first.result(5), last.result(5)) == (None, None)
+    with pytest.raises(RuntimeError, match="a fault"):
+        bad.result(5)
+    writer.close()
+    with Session(engine) as session:
+        assert sorted(session.scalars(select(ApiKey.name))) == ["first", "last"]
+
+
 def test_the_queue_is_bounded_and_putting_never_waits(engine: Engine) -> None:
     writer = Writer(engine, bound=200)
     held = threading.Event()
-    first = writer.put(lambda session: held.wait(10))
+    first = writer.put(lambda connection: held.wait(10))
     deadline = time.monotonic() + 5
     while writer.waiting and time.monotonic() < deadline:
         time.sleep(0.01)
     others, seconds = [], []
     for _ in range(200):
         began = time.perf_counter()
-        others.append(writer.put(lambda session: 1))
+        others.append(writer.put(lambda connection: 1))
         seconds.append(time.perf_counter() - began)
     assert sorted(seconds)[150] < 1e-3
     with pytest.raises(WriterFullError, match="200 writes wait"):
-        writer.put(lambda session: 1)
+        writer.put(lambda connection: 1)
     held.set()
     assert first.result(5) is True and [one.result(5) for one in others] == [1] * 200
     writer.close()
     with pytest.raises(WriterFullError, match="closed"):
-        writer.put(lambda session: 1)
+        writer.put(lambda connection: 1)
 
 
 def test_closing_waits_no_longer_than_it_may_for_a_database_that_does_not_answer(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer, answers = Writer(engine, bound=1), threading.Event()
-    writer.put(lambda session: answers.wait(10))
+    writer.put(lambda connection: answers.wait(10))
     deadline = time.monotonic() + 5
     while writer.waiting and time.monotonic() < deadline:
         time.sleep(0.01)
-    writer.put(lambda session: 1)  # the queue is full
+    writer.put(lambda connection: 1)  # the queue is full
     closing = threading.Thread(target=writer.close, args=(0.2,))
     closing.start()
     closing.join(5)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Engine, Insert, exists, func, insert, select
+from sqlalchemy import Connection, Engine, exists, func, insert, select
 from sqlalchemy.orm import Session
 
-from search.serve.database.many_rows import store_embeddings, store_passages
+from search.serve.database.many_rows import PASSAGE_ROWS, store_embeddings, store_passages
+from search.serve.database.mapped_write import mapped
+from search.serve.database.row_insert import RowInsert
 from search.serve.database.tables import (
     ApiKey,
     DatabaseTable,
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
 KEY_PREFIX = "tcs_"
 #: Rows that are read at a time.
 PAGE = 1000
-#: Made once. Of plain tables, because statements on mapped classes take longer to execute.
-NEW_QUESTION, NEW_ANSWER, NEW_SWITCH = (
-    insert(DatabaseTable.metadata.tables[name]) for name in ("questions", "answers", "switches")
+#: Plain tables, because statements on mapped classes take longer to execute.
+QUESTION_ROWS, ANSWER_ROWS, SWITCH_ROWS = (
+    DatabaseTable.metadata.tables[name] for name in ("questions", "answers", "switches")
 )
 
 
@@ -77,6 +79,9 @@ class Archive:
 
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self._engine, self._writer = engine, writer
+        self._insert_question, self._insert_answer = (
+            RowInsert(table, engine.dialect) for table in (QUESTION_ROWS, ANSWER_ROWS)
+        )
 
     @property
     def waiting(self) -> int:
@@ -89,19 +94,21 @@ class Archive:
         A passage that was removed meanwhile is stored as none.
         """
 
-        def write(session: Session) -> int:
+        def write(connection: Connection) -> int:
             # Statements of their own: the unit of work of mapped objects takes longer than SQLite does.
-            given = answer.passage_id
-            passage = None if given is None else session.scalar(select(Passage.id).where(Passage.id == given))
+            given, number = answer.passage_id, PASSAGE_ROWS.c.id
+            passage = None if given is None else connection.scalar(select(number).where(number == given))
+            at = now()
             question = {
                 "request": answer.request,
                 "task": answer.task,
                 "text": clean(answer.question),
                 "context": _cleaned(answer.context),
                 "key_id": answer.key_id,
+                "asked_at": at,
             }
             stored = {
-                "question_id": _insert(session, NEW_QUESTION, question),
+                "question_id": self._insert_question(connection, question),
                 "text": clean(answer.text),
                 "score": answer.score,
                 "start": answer.start,
@@ -109,16 +116,17 @@ class Archive:
                 "passage_id": passage,
                 "variant": answer.variant,
                 "milliseconds": dict(answer.milliseconds),
+                "answered_at": at,
             }
-            return _insert(session, NEW_ANSWER, stored)
+            return self._insert_answer(connection, stored)
 
         return self._writer.put(write)
 
     def switched(self, rows: Sequence[Mapping[str, Any]]) -> Future[None]:
         """Store switches of a controller, as rows of the table `switches`, oldest first."""
 
-        def write(session: Session) -> None:
-            session.connection().execute(NEW_SWITCH, list(rows))
+        def write(connection: Connection) -> None:
+            connection.execute(insert(SWITCH_ROWS), list(rows))
 
         return self._writer.put(write)
 
@@ -131,7 +139,7 @@ class Archive:
             session.add(Feedback(answer_id=answer_id, helpful=helpful, comment=_cleaned(comment)))
             return True
 
-        return self._writer.put(write)
+        return self._writer.put(mapped(write))
 
     def add_passages(self, passages: Sequence[NewPassage]) -> Future[list[int]]:
         """Store passages; the result is their numbers, in order. A passage that exists keeps its number."""
@@ -148,7 +156,7 @@ class Archive:
             ]
             return store_passages(session, rows)
 
-        return self._writer.put(write)
+        return self._writer.put(mapped(write))
 
     def remove_passage(self, number: int) -> Future[bool]:
         """Remove a passage with its embeddings; its answers stay. The result is False where there is none."""
@@ -160,7 +168,7 @@ class Archive:
             session.delete(row)
             return True
 
-        return self._writer.put(write)
+        return self._writer.put(mapped(write))
 
     def embed(self, model: str, vectors: Mapping[int, np.ndarray], digests: Mapping[int, str]) -> Future[list[int]]:
         """Store embeddings (D,) of passages by number; the result is the numbers of those that were stored.
@@ -172,7 +180,7 @@ class Archive:
             rows = {number: vector.astype("<f4").tobytes() for number, vector in vectors.items()}
             return store_embeddings(session, model, rows, digests)
 
-        return self._writer.put(write)
+        return self._writer.put(mapped(write))
 
     def passage(self, number: int) -> Passage | None:
         """The passage of this number, or None."""
@@ -227,7 +235,7 @@ class Archive:
             session.add(ApiKey(name=_key_name(name), digest=hash_of(key)))
             return key
 
-        return self._writer.put(write)
+        return self._writer.put(mapped(write))
 
     def revoke_key(self, name: str) -> Future[int]:
         """Revoke the keys of this name; the result is how many were valid."""
@@ -239,7 +247,7 @@ class Archive:
                 row.revoked_at = now()
             return len(rows)
 
-        return self._writer.put(write)
+        return self._writer.put(mapped(write))
 
     def key_id(self, key: str) -> int | None:
         """The number of a valid key; None for any other text."""
@@ -261,13 +269,6 @@ def clean(text: str) -> str:
 def _key_name(name: str) -> str:
     """A key's name as it is stored, which has 200 characters at most."""
     return clean(name)[:200]
-
-
-def _insert(session: Session, statement: Insert, row: Mapping[str, Any]) -> int:
-    """Insert the row; its number."""
-    key = session.connection().execute(statement, row).inserted_primary_key
-    assert key is not None  # one row has one
-    return int(key[0])
 
 
 def _cleaned(text: str | None) -> str | None:

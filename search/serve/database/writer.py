@@ -6,18 +6,15 @@ do not wait for the disk. The queue is bounded: a write that does not fit is ref
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection, Engine
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +22,7 @@ log = logging.getLogger(__name__)
 TOGETHER = 256
 
 #: A function that writes in the transaction; its result becomes the future's.
-Write = Callable[["Session"], Any]
+Write = Callable[["Connection"], Any]
 
 
 class WriterFullError(RuntimeError):
@@ -40,8 +37,13 @@ class Writer:
     """
 
     def __init__(self, engine: Engine, bound: int = 10_000) -> None:
-        self._engine = engine
-        self._queue: queue.Queue[tuple[Write, Future[Any]] | None] = queue.Queue(bound)
+        self._engine, self._bound = engine, bound
+        # Without a bound of its own, because that of a `Queue` costs time of who asks: it is written in Python.
+        self._queue: queue.SimpleQueue[tuple[Write, Future[Any]] | None] = queue.SimpleQueue()
+        # A connection to a file does not break. To take one for each transaction takes longer than to write, and
+        # another one's cache of pages is out of date.
+        self._keeps_connection = engine.dialect.name == "sqlite"
+        self._connection: Connection | None = None
         self._closed = False
         self._putting = threading.Lock()  # so that nothing is put behind the end
         self._thread = threading.Thread(target=self._run, name="database writer", daemon=True)
@@ -57,25 +59,23 @@ class Writer:
         with self._putting:
             if self._closed:
                 raise WriterFullError("the database writer is closed")
-            try:
-                self._queue.put_nowait((write, future))
-            except queue.Full:
-                raise WriterFullError(f"{self._queue.maxsize} writes wait for the database") from None
+            if self._queue.qsize() >= self._bound:
+                raise WriterFullError(f"{self._bound} writes wait for the database")
+            self._queue.put((write, future))
         return future
 
     @property
     def waiting(self) -> int:
         """The number of writes that wait."""
-        return self._queue.qsize()
+        return max(self._queue.qsize() - self._closed, 0)  # the end is no write
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Commit all queued writes, and end the thread; what is not committed in `timeout_s` is lost, and logged."""
-        ends = time.monotonic() + timeout_s
         with self._putting:
-            self._closed = True
-        with contextlib.suppress(queue.Full):  # and stays full: the database does not answer
-            self._queue.put(None, timeout=timeout_s)
-        self._thread.join(max(ends - time.monotonic(), 0.0))
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("the database did not take %d writes in %.0f s; they are lost", self.waiting, timeout_s)
 
@@ -83,23 +83,19 @@ class Writer:
         ended = False
         while not ended:
             taken = [self._queue.get()]
-            while len(taken) < TOGETHER:
-                try:
-                    taken.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
+            while len(taken) < TOGETHER and not self._queue.empty():
+                taken.append(self._queue.get_nowait())
             ended = None in taken
             work = [one for one in taken if one is not None]
             if work:
                 self._commit(work)
+        if self._connection is not None:
+            self._connection.close()
 
     def _commit(self, work: list[tuple[Write, Future[Any]]]) -> None:
         """All in one transaction; where that fails each in one of its own, so that one bad write spoils no other."""
-        from sqlalchemy.orm import Session
-
         try:
-            with Session(self._engine) as session, session.begin():
-                results = [write(session) for write, _ in work]
+            results = self._results(work)
         except Exception as error:
             if len(work) == 1:
                 log.warning("a write failed: %s", type(error).__name__)
@@ -110,6 +106,16 @@ class Writer:
             return
         for (_, future), result in zip(work, results, strict=True):
             _settle(future, result)
+
+    def _results(self, work: list[tuple[Write, Future[Any]]]) -> list[Any]:
+        """What the writes return, once all of them are committed."""
+        if not self._keeps_connection:
+            with self._engine.begin() as connection:
+                return [write(connection) for write, _ in work]
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        with self._connection.begin():
+            return [write(self._connection) for write, _ in work]
 
 
 def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
