@@ -15,19 +15,18 @@ def backlog_of(
     """The backlog for a decision on the bucket of `length` tokens; 0: on no bucket.
 
     Args:
-        buckets: by the length to which their rows are padded.
+        buckets: those with requests, by the length to which their rows are padded.
         slo_s: the objective; the plan has the time of those that are due within one of the most urgent request.
     """
     urgent: list[float] = []
     for request in islice(buckets.get(length, ()), max_batch):
         left = request.due_s - now_s
         urgent.append(min(left, urgent[-1]) if urgent else left)
-    filled = {length: bucket for length, bucket in buckets.items() if bucket}
     return Backlog(
         length=length,
         urgent_s=tuple(urgent),
-        last_s=_last_due_s(list(filled.values()), slo_s, now_s) - now_s,
-        waiting=tuple((length, len(bucket)) for length, bucket in filled.items()),
+        last_s=_last_due_s(list(buckets.values()), slo_s, now_s) - now_s,
+        waiting=tuple((length, len(bucket)) for length, bucket in buckets.items()),
         max_batch=max_batch,
         slo_s=slo_s,
         workers=workers,

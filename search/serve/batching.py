@@ -85,6 +85,8 @@ class Batcher:
         self.controller, self.limits, self.workers = controller, limits, workers
         self.refused = self.served = self.late = self.dropped = 0
         self._buckets = {length: Bucket() for length in limits.lengths}
+        #: Those of them that have requests, which are few of a hundred, by their length.
+        self._filled: dict[int, Bucket] = {}
         self._running: set[RequestBatch] = set()
         self._expired: list[Request] = []
         self._margin, self._uncomputed = AdmissionMargin(), Standstill()
@@ -92,7 +94,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._buckets.values()))
+        return sum(map(len, self._filled.values()))
 
     @property
     def running(self) -> int:  # batches
@@ -112,19 +114,23 @@ class Batcher:
         self._rate, self._rate_at_s = self.rate(now_s) + 1.0 / self.RATE_S, now_s
         refusal = self._refusal(request, now_s)
         if refusal is None:
-            self._buckets[self.limits.padded(request.length)].append(request)
+            length = self.limits.padded(request.length)
+            self._buckets[length].append(request)
+            self._note(length)
         self.refused += refusal is not None
         return refusal
 
     def withdraw(self, request: Request) -> None:
         """Remove a request that nobody waits for any more, unless it is running."""
         request.withdrawn = True
-        self._buckets[self.limits.padded(request.length)].discard(request)
+        length = self.limits.padded(request.length)
+        self._buckets[length].discard(request)
+        self._note(length)
 
     def next_batch(self, now_s: float) -> RequestBatch | None:
         """The batch for a free worker, without expired requests; None where none is due."""
         self._drop_hopeless(now_s)
-        due = [n for n, bucket in self._buckets.items() if bucket and self._due_at(n, now_s) <= now_s]
+        due = [n for n in self._filled if self._due_at(n, now_s) <= now_s]
         if not due:
             return None
         length = min(due, key=lambda length: self._buckets[length].first.due_s)
@@ -133,6 +139,7 @@ class Batcher:
         except UnavailableError:
             return None
         requests = self._buckets[length].take(choice.batch)
+        self._note(length)
         expected = self.controller.times.expected_s(choice.variant, len(requests), length)
         batch = RequestBatch(choice.variant, requests, length, now_s, now_s + expected)
         self._running.add(batch)
@@ -166,6 +173,7 @@ class Batcher:
         waited_for = [request for request in batch.requests if not request.withdrawn]
         again = [request for request in waited_for if request.failures < self.limits.attempts]
         self._buckets[batch.length].put_back(again)
+        self._note(batch.length)
         return tuple(request for request in waited_for if request.failures >= self.limits.attempts)
 
     def expired(self, now_s: float) -> tuple[Request, ...]:
@@ -179,8 +187,8 @@ class Batcher:
 
         Where every variant is out, a batch is due when the first of them is tried again.
         """
-        due = min((self._due_at(n, now_s) for n, bucket in self._buckets.items() if bucket), default=math.inf)
-        ends = min((bucket.first.due_s for bucket in self._buckets.values() if bucket), default=math.inf)
+        due = min((self._due_at(n, now_s) for n in self._filled), default=math.inf)
+        ends = min((bucket.first.due_s for bucket in self._filled.values()), default=math.inf)
         return min(max(due, self.controller.back_at(now_s)), ends)
 
     def drain_s(self, now_s: float) -> float:
@@ -251,17 +259,24 @@ class Batcher:
                 self._margin.learn(request.due_s < now_s)
                 request.tight = False
 
+    def _note(self, length: int) -> None:
+        """Record whether a bucket has requests."""
+        bucket = self._buckets[length]
+        if not bucket:
+            self._filled.pop(length, None)
+        elif length not in self._filled:
+            self._filled = dict(sorted([*self._filled.items(), (length, bucket)]))
+
     def _drop_hopeless(self, now_s: float) -> None:
         """Drop requests that even the fastest variant would answer after their deadline; others wait as overdue."""
         try:
             fastest = self.controller.fastest(now_s)
         except UnavailableError:
             fastest = None
-        for length, bucket in self._buckets.items():
-            if not bucket:
-                continue
+        for length, bucket in tuple(self._filled.items()):
             done_s = now_s + (0.0 if fastest is None else self.controller.times.expected_s(fastest, 1, length))
             gone, overdue = bucket.missed(done_s)
+            self._note(length)
             self._learn((*gone, *overdue), math.inf)
             self._expired += gone
             self.dropped += len(gone)
@@ -281,4 +296,4 @@ class Batcher:
 
     def _backlog(self, length: int, now_s: float) -> Backlog:
         """The backlog as input of a decision on the bucket `length`; 0: on no bucket."""
-        return backlog_of(self._buckets, length, now_s, self.limits.max_batch, self.limits.slo_s, self.workers)
+        return backlog_of(self._filled, length, now_s, self.limits.max_batch, self.limits.slo_s, self.workers)
