@@ -211,17 +211,15 @@ class Dispatcher:
     def _done(self, batch: RequestBatch, begun_s: float, answers: Sequence[Any], error: str, again: bool) -> None:
         now = time.monotonic()
         with self._changed:
+            if not error:
+                # First, so that who waits wakes up meanwhile. Who then looks at the batcher waits for the lock.
+                _give(batch, begun_s, now, answers)
             given_up = self._batcher.finish(batch, now, error, again, _computed(answers))
             self._changed.notify_all()
         for request in given_up:
             _resolve(request, FailedError(error))
         if error:
             log.warning("variant %d failed: %s", batch.variant.number, error)
-            return
-        for request, answer in zip(batch.requests, answers, strict=True):
-            waited = begun_s - request.arrived_s
-            reply = Answered(answer, batch.variant.number, len(answers), waited, now - begun_s)
-            _resolve(request, answer if isinstance(answer, Exception) else reply)
 
     def _sweep(self) -> None:
         """Fail expired requests though every worker is busy, at least ten times per objective and per second."""
@@ -269,6 +267,14 @@ def _computed(answers: Sequence[Any]) -> int | None:
         return 0
     counts = [answer.computed for answer in given if hasattr(answer, "computed")]
     return max(counts) if counts else None
+
+
+def _give(batch: RequestBatch, begun_s: float, ended_s: float, answers: Sequence[Any]) -> None:
+    """Give each request of a batch its answer, or why its row has failed."""
+    for request, answer in zip(batch.requests, answers, strict=True):
+        waited = begun_s - request.arrived_s
+        reply = Answered(answer, batch.variant.number, len(answers), waited, ended_s - begun_s)
+        _resolve(request, answer if isinstance(answer, Exception) else reply)
 
 
 def _resolve(request: Request, result: Answered | Exception) -> None:

@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -161,10 +160,14 @@ class Guard:
             took = time.perf_counter() - began
             # A path that is no route may be anything: it is neither counted by itself nor logged.
             route = str(getattr(scope.get("route"), "path", "none"))
-            self._observe(route, status, took)
             # After this turn of the event loop, at whose end uvloop sends what was written.
-            values = (state["request"], scope["method"], route, status, took * 1e3)
-            asyncio.get_running_loop().call_soon(partial(log.info, "%s %s %s %d %.1f ms", *values))
+            values = (state["request"], scope["method"], route, status, took)
+            asyncio.get_running_loop().call_soon(self._ended, *values)
+
+    def _ended(self, request: str, method: str, route: str, status: int, seconds: float) -> None:
+        """Count and log a request that has its response."""
+        self._observe(route, status, seconds)
+        log.info("%s %s %s %d %.1f ms", request, method, route, status, seconds * 1e3)
 
     @property
     def _too_large(self) -> str:

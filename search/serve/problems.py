@@ -44,7 +44,16 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 #: Errors of the service that `of` turns into problems.
-KNOWN = (RefusedError, ExpiredError, FailedError, WriterFullError, OperationalError, NothingKnownError, ValueError)
+KNOWN = (
+    HTTPException,
+    RefusedError,
+    ExpiredError,
+    FailedError,
+    WriterFullError,
+    OperationalError,
+    NothingKnownError,
+    ValueError,
+)
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
@@ -72,6 +81,8 @@ def ending() -> JSONResponse:
 def of(error: Exception) -> JSONResponse:
     """The problem response for an error of the service; raises any other error."""
     match error:
+        case HTTPException():
+            return problem(error.status_code, str(error.detail), dict(error.headers or {}))
         case RefusedError():
             closed = error.refusal.reason in ("closing", "unavailable")
             return problem(503 if closed else 429, str(error), retry_after(error.retry_after_s))
@@ -91,12 +102,13 @@ def of(error: Exception) -> JSONResponse:
     raise error
 
 
+def fault(request: str) -> JSONResponse:
+    """The problem response for a fault of the service."""
+    return problem(500, f"request {request} failed; the service's log says why")
+
+
 def install_problems(app: FastAPI) -> None:
     """Answer every error of the service as a problem."""
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -107,8 +119,8 @@ def install_problems(app: FastAPI) -> None:
         return problem(422, summary, errors=errors)
 
     @app.exception_handler(Exception)
-    async def fault(request: Request, error: Exception) -> JSONResponse:
-        return problem(500, f"request {request.state.request} failed; the service's log says why")
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return fault(request.state.request)
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         return of(error)

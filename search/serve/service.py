@@ -99,24 +99,24 @@ class Service:
         digest = None if context is None else hashlib.sha256(context.encode("utf-8", "surrogatepass")).hexdigest()
         key = (question, digest, fleet.name(fleet.serving))
         span = self.answers.get(key)
-        cached = span is not None
+        cached, generation = span is not None, self._generation
         if span is None:
-            generation = self._generation
             deadline = self._deadline(context, within_s)
             if ANSWERING in self.fleets:
                 span = await self._extracted(question, context, deadline, milliseconds)
             else:
                 span = await self._nearest_sentence(question, context, deadline, milliseconds)
-            if generation == self._generation:
-                self.answers.put((question, digest, span.variant), span)
         storing = time.perf_counter()
         new = NewAnswer(
             request, question, context, span.answer, span.score, span.start, span.end, span.passage, span.variant,
             {**milliseconds, "total": (storing - began) * 1e3}, key_id,
         )  # fmt: skip
+        stored = self.archive.answered(new)
+        if not cached and generation == self._generation:  # while it is stored
+            self.answers.put((question, digest, span.variant), span)
         try:
             async with asyncio.timeout(self.store_s):
-                number = await asyncio.wrap_future(self.archive.answered(new))
+                number = await asyncio.wrap_future(stored)
         except TimeoutError:
             raise WriterFullError(f"the database has not stored the answer in {self.store_s:g} s") from None
         ended = time.perf_counter()

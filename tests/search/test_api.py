@@ -17,6 +17,7 @@ from services import embed, fleet, is_problem, service, talk
 from search.serve.app import RecentTimes
 from search.serve.batching import Limits
 from search.serve.fleet import EMBEDDING_TASK, Fleet
+from search.serve.guard import Guarding
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 from search.serve.variants import Variant
 from search.serve.windows import WindowSettings
@@ -70,6 +71,24 @@ def test_every_content_type_of_json_has_the_same_answer(extracting: Service) -> 
         assert reply == {"$ref": "#/components/schemas/Answer"} and "requestBody" in described
 
     talk(extracting, conversation)
+
+
+def test_a_body_that_comes_in_pieces_is_read_once_however_it_ends(extracting: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        async def post(text: str) -> httpx.Response:
+            async def pieces() -> Any:
+                for at in range(0, len(text), 10):
+                    yield text[at : at + 10].encode()
+
+            return await client.post("/v1/answer", content=pieces(), headers={"content-type": "application/json"})
+
+        right = await post(json.dumps({"question": "What?", "context": "It is a warning to us."}))
+        assert right.json()["answer"] == "warning" and int(right.headers["content-length"]) == len(right.content)
+        wrong = await post(json.dumps({"question": "What?", "context": "It is a warning to us.", "other": 1}))
+        assert is_problem(wrong, 422)["errors"][0]["at"] == "body.other"
+        is_problem(await post(json.dumps({"question": "q", "context": "c" * 5000})), 413)
+
+    talk(extracting, conversation, Guarding(max_body=1000, rate=1e6, burst=1e6))
 
 
 def test_a_context_of_its_own_needs_no_passage(extracting: Service) -> None:

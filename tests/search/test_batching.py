@@ -204,6 +204,16 @@ def test_a_worker_calls_one_batch_at_a_time_and_close_drains() -> None:
     assert [f.result(0).answer for f in futures] == list(range(50)) and all(at_once)
 
 
+def test_who_has_an_answer_sees_it_counted() -> None:
+    service = dispatcher(lambda number, rows: list(rows))
+    seen = []
+    for i in range(200):
+        service.submit(i, 8).result(5)
+        seen.append(service.look(lambda queue: (queue.served, queue.running)))
+    service.close()
+    assert seen == [(i + 1, 0) for i in range(200)]
+
+
 def test_a_row_that_is_late_when_its_batch_fails_after_closing_is_told() -> None:
     begun, hold = threading.Event(), threading.Event()
 
