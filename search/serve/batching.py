@@ -232,7 +232,7 @@ class Batcher:
     def _before(self, request: Request, fastest: Variant, now_s: float) -> Backlog:
         """The backlog that is served before a request: what is overdue only fills the calls of others, or it is too."""
         backlog = self._backlog(0, now_s)
-        if request.overdue:
+        if request.overdue or all(self._buckets[length].in_time == count for length, count in backlog.waiting):
             return backlog
         waiting: list[tuple[int, int]] = []
         for length, count in backlog.waiting:
