@@ -110,7 +110,7 @@ def serve(
     if new_key is not None or revoke_key is not None:
         return _keys(settings, new_key, revoke_key)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    print(f"http://{host}:{number_of_port}", flush=True)
+    print(f"http://{f'[{host}]' if ':' in host else host}:{number_of_port}", flush=True)
     return server.run(settings)
 
 

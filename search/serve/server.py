@@ -97,14 +97,16 @@ def close_fleets(fleets: Mapping[str, Fleet]) -> None:
 def embedder_identity(fleet: Fleet, settings: ServiceSettings) -> tuple[str, int]:
     """(digest, size of an embedding) of the model that embeds, by its record."""
     [variant] = fleet.variants
-    front = next(folder for folder in settings.fronts if json_study(folder) == fleet.study)
+    # Studies of two results folders may have the same name.
+    front = next(folder for folder in settings.fronts if named_in(folder) == (fleet.study, fleet.task))
     record = (front / "models" / str(variant.number) / "recipe.yaml").read_bytes()
     return hashlib.sha256(record).hexdigest()[:16], len(fleet.answers[variant.number]([USUAL])[0])
 
 
-def json_study(folder: Path) -> str:
-    """The study whose front is exported there."""
-    return str(json.loads((folder / "front.json").read_text(encoding="utf-8"))["study"])
+def named_in(folder: Path) -> tuple[str, str]:
+    """(name, task) of the study whose front is exported there."""
+    front = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    return str(front["study"]), str(front["task"])
 
 
 def seeds() -> list[NewPassage]:
@@ -162,11 +164,10 @@ def bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, TypeError) as error:  # TypeError for a name that cannot be encoded, as one with an empty part
         listener.close()
-        raise UserError(
-            f"--host, --port: must be free and of this machine, got {host}:{port} ({error.strerror})"
-        ) from None
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a host"
+        raise UserError(f"--host, --port: must be free and of this machine, got {host}:{port} ({reason})") from None
     return listener
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import socket
@@ -32,6 +33,7 @@ from search.serve.server import (
     again,
     bound,
     embed_left,
+    embedder_identity,
     fill_index,
     load_fleets,
     locked,
@@ -221,3 +223,23 @@ def test_time_is_kept_for_what_follows_the_model() -> None:
 def test_handing_over_is_what_neither_the_queue_nor_the_model_took() -> None:
     assert handing_over_s({"answer": 12.0, "wait": 3.0, "model": 7.5}) == pytest.approx(0.0015)
     assert handing_over_s({"answer": 12.0, "embed": 4.0}) == 0.0  # stages of the embedding fleet are not divided
+
+
+def test_the_model_that_embeds_is_found_by_its_task_where_two_studies_have_one_name(tmp_path: Path) -> None:
+    folders = [tmp_path / "answering", tmp_path / "embedding"]
+    embedding = fleet(EMBEDDING_TASK, embed)
+    for folder, task in zip(folders, (ANSWERING, EMBEDDING_TASK), strict=True):
+        (folder / "models" / "0").mkdir(parents=True)
+        (folder / "front.json").write_text(json.dumps({"study": embedding.study, "task": task}))
+        (folder / "models" / "0" / "recipe.yaml").write_text(task)
+    try:
+        digest, size = embedder_identity(embedding, ServiceSettings(tuple(folders), tmp_path))
+    finally:
+        embedding.close()
+    assert (digest, size) == (hashlib.sha256(EMBEDDING_TASK.encode()).hexdigest()[:16], WORDS)
+
+
+@pytest.mark.parametrize("host", ["ä..b", "ä" * 64, "nowhere.invalid"])
+def test_a_name_that_is_no_host_is_the_users_mistake(host: str) -> None:
+    with pytest.raises(UserError, match=f"--host, --port: must be free and of this machine, got {host}:8000 "):
+        bound(host, 8000)
