@@ -30,6 +30,8 @@ from objectives.process_output import SentFile, end_of
 
 Progress = Callable[[str, float], None]
 Failure = TypeVar("Failure", bound=BaseException)
+#: The longest wait in one call of `poll`, which takes at most 2**31 milliseconds.
+LONGEST_POLL_S = 86_400.0
 
 
 class RemoteDied(RuntimeError):  # noqa: N818 - what happened to it
@@ -199,7 +201,9 @@ class Remote:
         while True:
             left, silence = max(0.0, deadline - time.monotonic()), math.inf if silence_s is None else silence_s()
             wait = min(left, silence)
-            if not self._connection.poll(None if math.isinf(wait) else wait):
+            if not self._connection.poll(min(wait, LONGEST_POLL_S)):
+                if wait > LONGEST_POLL_S:
+                    continue
                 raise RemoteTimeout(whole if left <= silence else silence)
             try:
                 kind, payload = self._connection.recv()

@@ -49,8 +49,12 @@ Overrides = Annotated[
 ]
 
 
+#: The most that an option may be: no clock can wait for, and no integer hold, what is far beyond it.
+LARGEST_OPTION = 1e9
+
+
 def number_option(least: float = -math.inf) -> Callable[[str], float]:
-    """The parser of an option whose value is a finite number, `least` or more."""
+    """The parser of an option whose value is a finite number, from `least` to `LARGEST_OPTION`."""
     rule = "a number" if math.isinf(least) else f"a number of {least:g} or more"
 
     def read(text: str) -> float:
@@ -60,6 +64,8 @@ def number_option(least: float = -math.inf) -> Callable[[str], float]:
             value = math.nan
         if not math.isfinite(value) or value < least:
             raise typer.BadParameter(f"must be {rule}, got {text}")
+        if value > LARGEST_OPTION:
+            raise typer.BadParameter(f"must be at most {LARGEST_OPTION:g}, got {text}")
         return value
 
     return read

@@ -6,6 +6,7 @@ Nothing heavy is imported here: the command line reads it before anything else.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
@@ -52,6 +53,8 @@ def is_study_name(text: str) -> bool:
 StudyName = Annotated[Text, Predicate(is_study_name), Field(description=STUDY_RULE)]
 Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 Tokens = Annotated[Whole, Field(ge=4)]
+#: Bounded, so that no product with rows or tokens is infinite.
+Epochs = Annotated[Number, Field(ge=0, le=10**6)]
 
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -127,7 +130,7 @@ class DataConfig:
 class TeacherConfig:
     """Fine-tuning of the uncompressed model; with 0 epochs it is used unchanged."""
 
-    epochs: NonNegative = 2.0
+    epochs: Epochs = 2.0
     batch: Count = 32
     learning_rate: Positive = 1e-4
     head_learning_rate: Positive = 1e-3
@@ -142,7 +145,7 @@ class TeacherConfig:
 class RecoverConfig:
     """Distillation from the teacher that repairs a candidate."""
 
-    epochs: NonNegative = 1.0
+    epochs: Epochs = 1.0
     batch: Count = 32
     learning_rate: Positive = 2e-4
     temperature: Positive = 2.0
@@ -220,7 +223,7 @@ class CacheConfig:
 
     @property
     def bytes(self) -> int | None:
-        return None if self.max_gb is None else int(self.max_gb * 1e9)
+        return None if self.max_gb is None else int(min(self.max_gb * 1e9, sys.maxsize))
 
 
 @dataclass(frozen=True, config=SECTION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Generator as Steps
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -176,7 +177,7 @@ class Generator(Scorer):
         """
         if not (isinstance(megabytes, int | float) and 0 < megabytes < math.inf):
             raise ValueError(f"megabytes must be a finite number above 0, got {megabytes!r}")
-        self.program = prefixes = PrefixProgram(self._opened, int(megabytes * 1e6))
+        self.program = prefixes = PrefixProgram(self._opened, int(min(megabytes * 1e6, sys.maxsize)))
         return prefixes
 
     def _reused(self) -> int:

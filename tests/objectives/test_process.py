@@ -112,6 +112,11 @@ def test_a_late_answer_ends_the_process(remote: Remote) -> None:
         remote.call("add", 1)
 
 
+@pytest.mark.parametrize("limit_s", [2.2e6, 1e10, 1e308])
+def test_a_limit_may_be_longer_than_a_kernel_can_wait_for(remote: Remote, limit_s: float) -> None:
+    assert remote.call("add", 1, timeout_s=limit_s) == 1
+
+
 def test_no_call_takes_longer_than_is_left_whatever_its_own_limit_is() -> None:
     left = iter([60.0, 0.2])
     with Remote(Held, limit_s=lambda: next(left)) as remote:

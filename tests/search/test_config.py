@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from search.config.load import Names, from_mapping, load_config, results_folder
-from search.config.schema import RunConfig
+from search.config.schema import CacheConfig, RunConfig
 from search.config.source import Source
 from search.errors import UserError
 from search.tasks.questions import QuestionData
@@ -247,3 +247,7 @@ def test_every_key_of_what_trials_share_makes_another_study(project: Path, overr
     parts, other = (load_config(path, overrides, NAMES).study_parts("m", "d") for overrides in ([], [override]))
     assert {name for name in parts if parts[name] != other[name]} == {section}
     assert parts.keys() == other.keys()
+
+
+def test_a_cache_limit_beyond_any_disk_is_none() -> None:
+    assert CacheConfig(max_gb=1e308).bytes == sys.maxsize

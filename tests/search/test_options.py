@@ -21,6 +21,13 @@ def test_a_number_below_the_least_or_without_a_value_is_refused(text: str) -> No
         number_option(0)(text)
 
 
+@pytest.mark.parametrize("text", ["1e10", "1e308"])
+def test_a_number_that_no_clock_and_no_integer_can_hold_is_refused(text: str) -> None:
+    assert number_option(0)("1e9") == 1e9
+    with pytest.raises(typer.BadParameter, match=rf"must be at most 1e\+09, got {text}$"):
+        number_option(0)(text)
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "fast"])
 def test_a_number_without_a_bound_is_finite(text: str) -> None:
     with pytest.raises(typer.BadParameter, match=f"must be a number, got {text}$"):
