@@ -32,7 +32,7 @@ from search.serve.database.archive import (
 from search.serve.database.mapped_write import mapped
 from search.serve.database.row_insert import RowInsert
 from search.serve.database.tables import ApiKey, Feedback, now
-from search.serve.database.writer import Writer, WriterFullError
+from search.serve.database.writer import CHECKPOINT, Writer, WriterFullError
 from search.serve.fleet import EMBEDDING_TASK
 from search.serve.passage_index import Index
 from search.serve.service import Service
@@ -171,6 +171,15 @@ def test_writes_to_a_file_share_a_connection(archive: Archive, engine: Engine) -
     for _ in range(3):
         archive.answered(ANSWER).result(5)
     assert len(taken) == (1 if engine.dialect.name == "sqlite" else 3)
+
+
+def test_the_log_of_a_file_is_written_into_it_between_transactions(archive: Archive, engine: Engine) -> None:
+    statements = list[str]()
+    with before_each(engine, statements.append):
+        for _ in range(CHECKPOINT + 1):
+            archive.answered(ANSWER).result(5)
+    written = [at for at, statement in enumerate(statements) if "wal_checkpoint" in statement]
+    assert written == ([2 * CHECKPOINT] if engine.dialect.name == "sqlite" else [])  # after two inserts of each
 
 
 def test_a_write_of_mapped_objects_that_fails_stores_nothing_and_spoils_no_other(engine: Engine) -> None:

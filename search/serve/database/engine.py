@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).with_name("migrations")
 #: Milliseconds that SQLite waits for another writer.
 BUSY_MS = 5000
+#: Pages of SQLite's log from which on a commit writes it into the file, if the writer has not done so before.
+MOST_LOGGED = 10_000
 #: Seconds in which a PostgreSQL server must take a connection, and after which a connection without an answer is given
 #: up (the last is in milliseconds). Without them a thread waits for minutes, and the service could not end meanwhile.
 SERVER_WAITS = {
@@ -121,5 +123,6 @@ def _alembic(connection: Any) -> Config:
 
 
 def _on_connect(connection: Any, _: Any) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
+    own = (f"busy_timeout={BUSY_MS}", f"wal_autocheckpoint={MOST_LOGGED}")
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", *own):
         connection.execute(f"PRAGMA {pragma}")

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: Writes in one transaction at most.
 TOGETHER = 256
+#: Transactions after which SQLite's log is written into its file.
+CHECKPOINT = 150
 
 #: A function that writes in the transaction; its result becomes the future's.
 Write = Callable[["Connection"], Any]
@@ -44,6 +46,7 @@ class Writer:
         # another one's cache of pages is out of date.
         self._keeps_connection = engine.dialect.name == "sqlite"
         self._connection: Connection | None = None
+        self._transactions = 0
         self._closed = False
         self._putting = threading.Lock()  # so that nothing is put behind the end
         self._thread = threading.Thread(target=self._run, name="database writer", daemon=True)
@@ -89,6 +92,7 @@ class Writer:
             work = [one for one in taken if one is not None]
             if work:
                 self._commit(work)
+                self._checkpoint()
         if self._connection is not None:
             self._connection.close()
 
@@ -106,6 +110,17 @@ class Writer:
             return
         for (_, future), result in zip(work, results, strict=True):
             _settle(future, result)
+
+    def _checkpoint(self) -> None:
+        """Now and then write SQLite's log into its file, which waits for the disk: between transactions."""
+        self._transactions += 1
+        if self._connection is None or self._transactions % CHECKPOINT:
+            return
+        try:
+            self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").close()
+            self._connection.rollback()  # SQLAlchemy has begun a transaction, the database none
+        except Exception as error:
+            log.warning("the database's log is not written into its file: %s", type(error).__name__)
 
     def _results(self, work: list[tuple[Write, Future[Any]]]) -> list[Any]:
         """What the writes return, once all of them are committed."""
