@@ -20,14 +20,15 @@ def ui(
     debug: Debug = False,
 ) -> int:
     """open the MLflow UI on the right store"""
-    from search.track.mlflow_store import ui_command
+    from search.track.mlflow_store import ui_command, with_a_home
 
     folder = results(mlruns)
     if not (folder / "mlflow.db").exists() and "MLFLOW_TRACKING_URI" not in os.environ:
         raise UserError(f"--mlruns: no MLflow store in {folder}; a run makes one: python -m search run")
     # One worker is enough for one person, and nothing here needs MLflow's ten processes for background jobs.
     command = [*ui_command(folder), "--port", str(number), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with with_a_home():
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     # In a session of its own, so that Ctrl-C is ours: its server would answer it with a traceback.
     with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:

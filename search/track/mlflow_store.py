@@ -9,6 +9,7 @@ import shlex
 import socket
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,13 +29,32 @@ def load_mlflow() -> Any:
     loaded = sys.modules.get("mlflow")
     if loaded is not None:
         return loaded
-    with quietly():
+    with quietly(), with_a_home():
         import mlflow
     for name in ("mlflow", "alembic"):  # they report every migration and every missing git repository
         logging.getLogger(name).setLevel(logging.ERROR)
     # It shows the traceback of every error of a database that it raises too, such as that of a full disk.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
+
+
+@contextlib.contextmanager
+def with_a_home() -> Iterator[None]:
+    """Inside the block there is a home folder, if only the root: a user of a container may have none.
+
+    MLflow asks for it on import, and ends where there is none.
+    """
+    if os.path.isabs(os.path.expanduser("~")):
+        yield
+        return
+    before = os.environ.get("HOME")
+    os.environ["HOME"] = os.sep
+    try:
+        yield
+    finally:
+        os.environ.pop("HOME")
+        if before is not None:
+            os.environ["HOME"] = before
 
 
 def tracking_uri(store: Path) -> str:
