@@ -19,6 +19,8 @@ from spaces import registry
 from spaces.build import precision_of
 
 FRONT = "front.json"  # in the export of a study
+#: What reading the content of an edited or half-written `FRONT` raises.
+NOT_OF_THE_SHAPE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 #: Files that change a tokenizer or a model where they exist, so none of them may be added to an export.
 READ_WHERE_PRESENT = ("adapter_config.json", "config.json", "generation_config.json", "model.safetensors", *TOKENIZER)
 
@@ -53,7 +55,7 @@ def exported_models(name: str, results: Path) -> list[Path]:
     try:
         front = json.loads((folder / FRONT).read_text(encoding="utf-8"))
         study, task, numbers = str(front["study"]), str(front["task"]), [int(m["number"]) for m in front["members"]]
-    except (UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except NOT_OF_THE_SHAPE as error:
         raise UserError(f"{folder / FRONT}: not the front of an export ({type(error).__name__}: {error})") from None
     if not numbers:
         raise UserError(f"{folder / FRONT}: a front without members")

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.deliver.read_exported import check_member
+from search.deliver.read_exported import NOT_OF_THE_SHAPE, check_member
 from search.errors import UserError, unknown
 from search.serve.batch_times import batched
 from search.serve.batching import Batcher, Limits, limits_for
@@ -165,7 +165,7 @@ def load_fleet(
         task, study, metric = str(front["task"]), str(front["study"]), str(front["metric"])
     except FileNotFoundError:
         raise UserError(f"{folder}: no front.json; an export has one: python -m search export STUDY") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except NOT_OF_THE_SHAPE as error:
         raise UserError(f"{path}: not the front of an export ({type(error).__name__}: {error})") from None
     names = [task.name for task in TASKS]
     if task not in names:

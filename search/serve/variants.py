@@ -91,6 +91,9 @@ def from_front(front: Mapping[str, Any]) -> tuple[Variant, ...]:
     """The variants in the content of a front.json.
 
     Batch sizes come from latencies under other workloads ("latency_p50_ms/b32") of the same length and device.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, ArithmeticError: `front` is no such content, as after an edit.
     """
     load = front["workload"]
     workload, metric = Workload(int(load["batch"]), load["length"]), str(front["metric"])
@@ -123,6 +126,12 @@ def _variant(number: int, values: Mapping[str, float], metric: str, workload: Wo
             load = other(workload, mark)
             if load.length == workload.length:
                 points[load.batch] = value / 1e3
+    for time_ms in (values[LATENCY], *(1e3 * seconds for seconds in points.values())):
+        if not 0 < time_ms < math.inf:
+            raise ValueError(f"a time of trial {number} must be finite and above 0 ms, got {time_ms:g}")
+    if not all(map(math.isfinite, values.values())):
+        name = next(name for name, value in values.items() if not math.isfinite(value))
+        raise ValueError(f"{name} of trial {number} must be finite, got {values[name]}")
     tail = values.get(TAIL_LATENCY, TAIL_RATIO * values[LATENCY]) / values[LATENCY]
     resident = values.get("weights_memory_mb", 0.0) + values.get("activations_memory_mb", 0.0)
     return Variant(

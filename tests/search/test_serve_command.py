@@ -142,7 +142,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, arguments: list[str], message: 
     assert ended.code == 2 and message in ended.err and ended.err.count("\n") == 1, ended.err
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"task": "classification"}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"task": "classification"}', "[" * 10**5])
 def test_a_folder_that_is_no_export_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "front.json").write_text(content)
     ended = search("serve", str(tmp_path), cwd=tmp_path)

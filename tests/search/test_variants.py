@@ -52,6 +52,20 @@ def test_a_stored_front_gives_its_members() -> None:
         assert v.tail == measured["latency_p99_ms"]["value"] / measured["latency_p50_ms"]["value"]
 
 
+@pytest.mark.parametrize(
+    ("edit", "error"),
+    [
+        ({"latency_p50_ms": 0.0}, "a time of trial 3 must be finite and above 0 ms, got 0"),
+        ({"latency_p50_ms/b8": math.nan}, "a time of trial 3 must be finite and above 0 ms, got nan"),
+        ({"accuracy": math.inf}, "accuracy of trial 3 must be finite, got inf"),
+        ({"peak_memory_mb": math.nan}, "peak_memory_mb of trial 3 must be finite, got nan"),
+    ],
+)
+def test_an_edited_front_whose_numbers_are_no_times_is_refused(edit: dict[str, float], error: str) -> None:
+    with pytest.raises(ValueError, match=f"^{error}$"):
+        from_front(front_of({"latency_p50_ms": 1.0, "accuracy": 0.9, **edit}, length=32))
+
+
 def test_measured_batches_come_before_the_linear_model() -> None:
     values = {
         "latency_p50_ms": 1.0,
