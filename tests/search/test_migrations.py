@@ -105,6 +105,14 @@ def test_a_database_that_does_not_answer_is_told_without_its_password(tmp_path: 
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["password", "sslpassword"])
+def test_a_password_among_the_options_of_an_address_is_not_told(tmp_path: Path, option: str) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(UserError, match=r"--database: postgresql\+psycopg://me@127.0.0.1:1/d cannot be used") as caught:
+        open_engine(url_of(f"postgresql://me@127.0.0.1:1/d?{option}=secret", tmp_path))
+    assert "secret" not in str(caught.value)
+
+
 def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psycopg")
     monkeypatch.setitem(SERVER_WAITS, "connect_timeout", 2)

@@ -74,7 +74,8 @@ def open_engine(url: str) -> Engine:
     engine = create_engine(address, pool_pre_ping=not file, hide_parameters=True, connect_args=own)
     if file:
         event.listen(engine, "connect", _on_connect)
-    public_url = address.render_as_string(hide_password=True)
+    # Options may have passwords too, as ?password= and ?sslpassword=.
+    public_url = address.set(query={}).render_as_string(hide_password=True)
     try:
         upgrade(engine)
     except CommandError:
