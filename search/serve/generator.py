@@ -213,7 +213,7 @@ class Generator(Scorer):
     def _prompt(self, prompt: Any) -> Prompt:
         bounded_by = "context" if self._limit == context_length(self._base.config) else "cache"
         with self._tokenizing:
-            return prompt_of(prompt, self._tokenizer, self.folder, self._limit, bounded_by)
+            return prompt_of(prompt, self._tokenizer, self._limit, bounded_by)
 
     def _room(self, prompt_tokens: int, new_tokens: int) -> int:
         """How many of `new_tokens` an answer to a prompt of so many tokens can have."""

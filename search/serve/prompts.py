@@ -37,10 +37,10 @@ def is_chat(prompt: Any) -> TypeGuard[Chat]:
     return bool(prompt) and isinstance(prompt[0], Mapping)
 
 
-def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int, bounded_by: str = "context") -> Prompt:
+def prompt_of(prompt: Any, tokenizer: Any, limit: int, bounded_by: str = "context") -> Prompt:
     """A string or a chat as a prompt of fewer than `limit` tokens, those of the model's context or of its cache.
 
-    `where` is the folder of the tokenizer.
+    Its errors reach the clients of a service, so they name no folder of this machine.
 
     Raises:
         TypeError: neither a string nor a chat.
@@ -49,7 +49,7 @@ def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int, bounded_by: s
     if isinstance(prompt, str):
         ids = list(tokenizer(prompt)["input_ids"]) if prompt else []
     elif is_chat(prompt):
-        ids = _chat_ids(prompt, tokenizer, where)
+        ids = _chat_ids(prompt, tokenizer)
     else:
         raise TypeError(f"a prompt must be a string or a list of {{role, content}} messages, got {prompt!r:.80}")
     if not ids:
@@ -66,17 +66,17 @@ def _continued(chat: Chat) -> bool:
     return chat[-1]["role"] == "assistant"
 
 
-def _chat_ids(chat: Chat, tokenizer: Any, where: Any) -> list[int]:
+def _chat_ids(chat: Chat, tokenizer: Any) -> list[int]:
     from jinja2 import TemplateError
 
     for message in chat:
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             raise TypeError(f"a message must be {{role: ..., content: ...}} with two strings, got {message!r:.80}")
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(f"messages need a chat template, and the tokenizer of {where} has none: give a string")
+        raise ValueError("messages need a chat template, and the tokenizer of this model has none: give a string")
     ends = {"continue_final_message": True} if _continued(chat) else {"add_generation_prompt": True}
     messages = [dict(message) for message in chat]
     try:
         return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **ends)["input_ids"])
     except (TemplateError, ValueError) as error:
-        raise ValueError(f"the chat template of {where} refuses these messages: {error}") from None
+        raise ValueError(f"the chat template of this model refuses these messages: {error}") from None
