@@ -115,12 +115,13 @@ def _described(schema: Schema, node: Schema) -> str:
         words[0] += " with at least one value"
     if "items" in node:
         words.append(f"each {_described(schema, node['items'])}")
-    if "maximum" in node:
+    if "exclusiveMinimum" in node:
+        most = f" and at most {node['maximum']}" if "maximum" in node else ""
+        words.append(f"above {node['exclusiveMinimum']}{most}")
+    elif "maximum" in node:
         words.append(f"between {node['minimum']} and {node['maximum']}")
     elif "minimum" in node:
         words.append(f"at least {node['minimum']}")
-    if "exclusiveMinimum" in node:
-        words.append(f"above {node['exclusiveMinimum']}")
     return ", ".join([*words, *([node["description"]] if "description" in node else [])])
 
 

@@ -55,6 +55,8 @@ Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 Tokens = Annotated[Whole, Field(ge=4)]
 #: Bounded, so that no product with rows or tokens is infinite.
 Epochs = Annotated[Number, Field(ge=0, le=10**6)]
+BatchSize = Annotated[Whole, Field(ge=1, le=2**16)]
+LearningRate = Annotated[Number, Field(gt=0, le=1e30)]  # what fits a 32-bit float
 
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -131,9 +133,9 @@ class TeacherConfig:
     """Fine-tuning of the uncompressed model; with 0 epochs it is used unchanged."""
 
     epochs: Epochs = 2.0
-    batch: Count = 32
-    learning_rate: Positive = 1e-4
-    head_learning_rate: Positive = 1e-3
+    batch: BatchSize = 32
+    learning_rate: LearningRate = 1e-4
+    head_learning_rate: LearningRate = 1e-3
     freeze_embeddings: Flag = True
     warmup: Fraction = 0.06  # of the steps
     dropout: Flag = True  # the model's own; off: none
@@ -146,8 +148,8 @@ class RecoverConfig:
     """Distillation from the teacher that repairs a candidate."""
 
     epochs: Epochs = 1.0
-    batch: Count = 32
-    learning_rate: Positive = 2e-4
+    batch: BatchSize = 32
+    learning_rate: LearningRate = 2e-4
     temperature: Positive = 2.0
     task_weight: NonNegative = 0.3
     soft_weight: NonNegative = 1.0
@@ -183,7 +185,7 @@ class LimitsConfig:
 class WorkloadConfig:
     """The inputs of timed calls."""
 
-    batch: Annotated[Whole, Field(ge=1, le=2**16)] = 1
+    batch: BatchSize = 1
     length: Tokens | Literal["data"] = 32
     prompt: Count | None = None  # tokens of a prompt; of a task that generates, where it is the length
     new_tokens: Count | None = None  # that follow it in a call
