@@ -176,6 +176,35 @@ def test_the_api_s_page_shows_its_description(page: Any, running: Running) -> No
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+def test_names_of_the_api_s_page_stay_whole_on_a_phone(page: Any, running: Running) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        page.get(running.url + "/docs")
+        until(lambda: "POST /v1/answer" in find(page, "#operations").text)
+        question = next(one for one in page.find_elements("css selector", "th") if one.text == "question")
+        select = "const range = document.createRange(); range.selectNodeContents(arguments[0]);"
+        assert page.execute_script(f"{select} return range.getClientRects().length", question) == 1, "one line"
+        wide, inner = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        assert wide <= inner == 360
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_an_objective_has_no_needless_digits_and_an_empty_history_says_so(page: Any) -> None:
+    page.execute_script(
+        "const real = call; call = async (...request) => {"
+        "  if (request[1].startsWith('/v1/history')) return { answers: [] };"
+        "  const reply = await real(...request);"
+        "  if (request[1] === '/v1/status') for (const one of Object.values(reply.fleets)) one.slo_ms = 948.7577401;"
+        "  return reply; }"
+    )
+    until(lambda: "objective 949 ms" in find(page, "#objective").text)
+    find(page, "[data-view=history]").click()
+    until(lambda: find(page, "#history").text == "No questions yet.")
+
+
 @pytest.mark.parametrize("width", [360, 800, 1200])
 def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
     page.execute_cdp_cmd(

@@ -176,6 +176,7 @@ async function moreHistory(anew) {
     item.append(element("p", told.join(" · "), "quiet"), feedback(one.id, one.feedback));
     $("history").append(item);
   }
+  if (anew && !page.answers.length) $("history").append(element("li", "No questions yet.", "quiet"));
   $("more-history").hidden = page.answers.length < 20;
 }
 
@@ -191,7 +192,7 @@ async function live() {
     $("passage-count").textContent = `(${state.passages})`;
     $("serving").textContent = `${fleet.study}/${fleet.serving}`;
     const switches = fleet.variants.length < 2 ? "" : ` · switches: ${fleet.switches}`;
-    $("objective").textContent = `· objective ${fleet.slo_ms} ms${switches}${fleet.pinned === null ? "" : " · pinned"}`;
+    $("objective").textContent = `· objective ${milliseconds(fleet.slo_ms)}${switches}${fleet.pinned === null ? "" : " · pinned"}`;
     $("front").toggleAttribute("hidden", fleet.variants.length < 2);
     $("front-note").textContent = fleet.variants.length < 2 ? "One model is loaded, so there is no front to move along." : "";
     if (fleet.variants.length > 1) drawFront(fleet);
