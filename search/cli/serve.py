@@ -107,6 +107,8 @@ def serve(
         seed=not empty,
         keys=keys or (host not in LOOPBACK and not open_to_all),
     )
+    if new_key is not None and not new_key.strip():
+        raise UserError(f"--new-key: must be a name, got {new_key!r}")
     if new_key is not None or revoke_key is not None:
         return _keys(settings, new_key, revoke_key)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -43,7 +43,7 @@ class RefusedError(Exception):
     """The request is refused, because the service is over its capacity; `retry_after_s` says when to retry."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"{refusal.reason}; try again in {refusal.retry_after_s:.2f} s")
+        super().__init__(refusal.reason)  # when to retry stands in Retry-After
         self.refusal = refusal
         self.retry_after_s = refusal.retry_after_s
 

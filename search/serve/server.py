@@ -211,6 +211,8 @@ class Server:
     def _open(self, settings: ServiceSettings, failing: contextlib.ExitStack) -> None:
         """`failing` takes what is to be closed where the rest fails."""
         limits = Limits(slo_s=settings.slo_ms / 1e3, max_batch=settings.max_batch)
+        archive, self._writer = open_archive(settings)  # one that cannot be opened fails before models are loaded
+        failing.callback(self._writer.close)
         fleets = load_fleets(settings, limits)
         failing.callback(close_fleets, fleets)
         if EMBEDDING_TASK in fleets:
@@ -221,8 +223,6 @@ class Server:
             embed = PackagedEmbedder()
             model, size = embed.digest, embed.size
             fleets[EMBEDDING_TASK] = embedding_fleet(embed, limits)
-        archive, self._writer = open_archive(settings)
-        failing.callback(self._writer.close)
         self.index = Index(settings.folder / "embeddings.f32", size)
         fill_index(self.index, archive.embeddings(model))
         self.service = Service(archive, self.index, model, fleets)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from services import is_problem, talk
 
-from search.serve.guard import Guarding, Rate
+from search.serve.guard import FILES, HEADERS, Guarding, Rate
 from search.serve.service import Service
 
 HOSTILE: list[Any] = [
@@ -214,6 +214,25 @@ def test_every_response_has_the_security_headers_and_an_id(served: Service) -> N
         assert preflight.status_code == 405 and not any("access-control" in name for name in preflight.headers)
 
     talk(served, conversation)
+
+
+def test_refusals_of_the_guard_and_files_of_the_page_have_them_too(served: Service) -> None:
+    def secured(response: httpx.Response, status: int) -> None:
+        assert response.status_code == status
+        headers = {name.lower(): value for name, value in HEADERS.items()}
+        assert {name: response.headers.get(name) for name in headers} == headers
+        assert len(response.headers["x-request-id"]) == 16
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for path in FILES:
+            secured(await client.get(path), 200)
+        secured(await client.get("/v1/history"), 401)
+        secured(await client.post("/v1/passages", content=b"x" * 5000, headers={"content-length": "9" * 30}), 413)
+        for _ in range(60):
+            response = await client.get("/v1/history")
+        secured(response, 429)
+
+    talk(served, conversation, Guarding(keys=True, max_body=1000, rate=0.01, burst=50))
 
 
 def test_neither_questions_nor_keys_are_logged(extracting: Service, caplog: pytest.LogCaptureFixture) -> None:

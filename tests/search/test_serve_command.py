@@ -135,6 +135,7 @@ def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:
         (["--rate", "0"], "--rate: must be a number of 1 or more, got 0"),
         (["--database", "mysql://a:b@c/d"], "--database: must begin with sqlite:/// or postgresql://, got mysql://..."),
         (["--require-keys", "--without-keys"], "--without-keys: must be left out with --require-keys"),
+        (["--new-key", " "], "--new-key: must be a name, got ' '"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:

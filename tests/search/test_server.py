@@ -135,6 +135,18 @@ def test_a_service_that_cannot_start_leaves_nothing_open(tmp_path: Path, monkeyp
     locked(tmp_path).release()
 
 
+def test_a_database_that_cannot_be_opened_fails_before_models_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr("search.serve.server.load_fleets", lambda *given: loaded.append(given))
+    (tmp_path / "none.db").mkdir()
+    with pytest.raises(UserError, match="--database: .* cannot be used"):
+        Server(ServiceSettings((), tmp_path, database=f"sqlite:///{tmp_path}/none.db"))
+    assert not loaded
+    locked(tmp_path).release()
+
+
 def test_an_embedding_fleet_has_time_for_eight_full_batches() -> None:
     one = variant(0, 10.0, 1.0)  # 10 ms for a row, 40 ms for eight
     assert embedding_limits(Limits(slo_s=5.0), one).slo_s == 5.0

@@ -157,6 +157,19 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     assert find(page, "#question").get_attribute("value") == ""
 
 
+def test_whatever_is_hidden_is_not_shown(page: Any) -> None:
+    shown = page.execute_script(
+        """return [...document.querySelectorAll("body *")].filter((one) => {
+            const before = one.hidden;
+            one.hidden = true;
+            const display = getComputedStyle(one).display;
+            one.hidden = before;
+            return display !== "none";
+        }).map((one) => one.id || one.tagName)"""
+    )
+    assert shown == []
+
+
 def test_a_variant_is_pinned_by_the_keyboard(page: Any) -> None:
     until(lambda: len(page.find_elements("css selector", "#pins button")) == 3)
     find(page, "#pins button[data-number='3']").send_keys("\n")

@@ -34,7 +34,7 @@ async function call(method, path, body, signal) {
   const content = await response.json().catch(() => ({}));
   if (!response.ok) {
     const again = response.headers.get("Retry-After");
-    throw new Problem((content.detail || response.statusText) + (again ? ` (again in ${again} s)` : ""));
+    throw new Problem((content.detail || response.statusText) + (again ? `; try again in ${again} s` : ""));
   }
   return content;
 }
