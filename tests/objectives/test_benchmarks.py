@@ -204,6 +204,7 @@ def test_an_overload_is_over_from_when_98_of_any_100_requests_are_in_time() -> N
     assert real_service.recovery_s(since, [True] * 300) == 0.0
     assert real_service.recovery_s(since, [number < 290 for number in range(300)]) == float("inf")
     assert real_service.recovery_s(since[:50], [number > 0 for number in range(50)]) == 0.0
+    assert real_service.recovery_s(since, [number < 290 for number in range(300)], 0.9) == 0.0
 
 
 def test_stages_of_several_runs_are_shown_together_the_newest_of_each(tmp_path: Path) -> None:
