@@ -22,6 +22,8 @@ PATIENT_MS = 20_000
 CALLERS = 16
 #: Requests a second that are prepared for callers that are never done.
 MOST_PER_S = 250
+#: How many times the unit of the loads the fastest variant answers at least; the largest loads are three times of it.
+ROOM = 3.25
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Bench:
         self.bodies = Bodies(questions())
         self.windows = windows_of(front["task"], export / "models" / str(self.variants[0].number))
         self.capacity = 0.0  # requests a second of the most accurate variant, once it is measured
+        self.unit = 0.0  # requests a second that loads are multiples of
 
     def served(self, *options: str) -> Served:
         return Served(self.export, self.slo_ms, *options)
@@ -103,8 +106,12 @@ class Bench:
         return self.capacity
 
     def measured_variants(self, served: Served) -> tuple[Variant, ...]:
-        """The variants with times of calls on one row and on eight as this service has them; sets `capacity`."""
-        measured, seconds = [], self.seconds
+        """The variants with times of calls on one row and on eight as this service has them; sets `unit`, `capacity`.
+
+        Loads are multiples of what the most accurate variant answers, but of less where the fastest one could not
+        answer the largest of them (`ROOM`): a load that no variant can answer says nothing of a policy.
+        """
+        measured, full_per_s, seconds = [], list[float](), self.seconds
         for variant in self.variants:
             self.throughput(served, variant.number, 1.0, 1)
             asked, replies = self.throughput(served, variant.number, seconds, 1)
@@ -115,14 +122,15 @@ class Bench:
             p50, p99 = np.quantile(alone / tokens, [0.5, 0.99])
             points, length = ((1, float(np.mean(alone)) / 1e3), (8, 8 / full)), round(float(np.mean(tokens)))
             measured.append(replace(variant, points=points, length=length, tail=float(p99 / p50)))
-            self.capacity = full
+            full_per_s.append(full)
+        self.capacity, self.unit = full_per_s[-1], min(full_per_s[-1], full_per_s[0] / ROOM)
         return tuple(measured)
 
     def arrivals(self, case: str, trace: Arrivals, seconds: float) -> Arrivals:
         if case == "trace":
-            rate = 2.5 * self.capacity
+            rate = 2.5 * self.unit
             return scaled(trace, rate, self.limits.lengths[-1], 0, int(rate * seconds))
-        return shaped(case, self.capacity, seconds, self.limits.lengths[-1], 0)
+        return shaped(case, self.unit, seconds, self.limits.lengths[-1], 0)
 
     def run(
         self,
