@@ -19,7 +19,7 @@ The front is one of question answering. The questions are the test rows of the e
 compared with its gold answers. Effective quality is the mean token F1 over all requests that are sent; one that is
 refused, late or lost has 0. The client, the service and the model share this machine, so the figures are lower than
 those of a machine that has the service alone. Loads are multiples of what the most accurate variant answers with 16
-callers, or of less where the fastest could not answer three times that (`served_front.ROOM`). The simulation beside a real run has the same arrivals, and each variant's times as they were measured here.
+callers, or of less where the fastest could not answer them in time (`served_front.ROOM`). The simulation beside a real run has the same arrivals, and each variant's times as they were measured here.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def policies(bench: Bench, trace: Arrivals) -> StageResult:
         f"{bench.study}, served: the most accurate variant answers {bench.capacity:.1f} a second, 1x is "
         f"{bench.unit:.1f}; objective {bench.slo_ms:g} ms\n{header.table(columns, rows_of(by_case))}"
     )
-    return StageResult({"per_s": bench.capacity, "unit_per_s": bench.unit, "runs": by_case}, text, _policy_promises(by_case))
+    values = {"per_s": bench.capacity, "unit_per_s": bench.unit, "runs": by_case}
+    return StageResult(values, text, _policy_promises(by_case))
 
 
 def overhead(bench: Bench, trace: Arrivals) -> StageResult:
