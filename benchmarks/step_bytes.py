@@ -24,8 +24,3 @@ def sizes(folder: Path) -> dict[str, int]:
     block = 2 * hidden * config["num_attention_heads"] * width + 2 * hidden * keys + 3 * hidden * inner
     blocks = config["num_hidden_layers"]
     return {"body": blocks * block, "head": hidden * config["vocab_size"], "blocks": blocks, "keys": keys}
-
-
-def step_size(model: Mapping[str, int], deployment: Deployment, length: int) -> int:
-    """The power of two below the bytes of a step: a smaller set is read no slower, so a floor is low, not high."""
-    return 1 << (int(step_bytes(model, deployment, length)).bit_length() - 1)
