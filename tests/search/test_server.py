@@ -141,7 +141,7 @@ def test_a_database_that_cannot_be_opened_fails_before_models_are_loaded(
     loaded: list[object] = []
     monkeypatch.setattr("search.serve.server.load_fleets", lambda *given: loaded.append(given))
     (tmp_path / "none.db").mkdir()
-    with pytest.raises(UserError, match="--database: .* cannot be used"):
+    with pytest.raises(UserError, match=r"--database: .* cannot be used"):
         Server(ServiceSettings((), tmp_path, database=f"sqlite:///{tmp_path}/none.db"))
     assert not loaded
     locked(tmp_path).release()

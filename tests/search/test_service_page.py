@@ -160,6 +160,7 @@ def test_the_keyboard_is_enough(page: Any) -> None:
 def test_whatever_is_hidden_is_not_shown(page: Any) -> None:
     shown = page.execute_script(
         """return [...document.querySelectorAll("body *")].filter((one) => {
+            if (!(one instanceof HTMLElement)) return false;
             const before = one.hidden;
             one.hidden = true;
             const display = getComputedStyle(one).display;
