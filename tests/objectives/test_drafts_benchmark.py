@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from causal import VOCABULARY, causal, stored
+from here import Here
 
 from benchmarks import drafts, header, speculation
 from benchmarks.drafts import Copy
@@ -22,18 +23,6 @@ from spaces.generation.speculation import Lookup, Speculation
 from spaces.generation.torch_program import TorchProgram
 
 NEW = 12
-
-
-class Here:
-    """A `Remote` without a process, which takes time to start."""
-
-    def __init__(self, factory: functools.partial[Any], **_: Any) -> None:
-        self._held = factory()
-
-    def call(self, method: str, *arguments: Any, **_: Any) -> Any:
-        return getattr(self._held, method)(*arguments)
-
-    def close(self) -> None: ...
 
 
 class Drafted(Lookup):

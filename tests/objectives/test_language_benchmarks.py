@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from causal import VOCABULARY, stored
+from here import Here
 
 from benchmarks import header, language_models, rounding, speculation
 from spaces import build, calibration
 
 LENGTH = 32
-
-
-class Here:
-    """A `Remote` without a process, which takes time to start."""
-
-    def __init__(self, factory: functools.partial[Any], **_: Any) -> None:
-        self._held = factory()
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._held, method)(*arguments)
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture
